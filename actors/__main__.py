@@ -1,0 +1,109 @@
+"""Run actors or the evaluator: `python -m actors actor --config run.toml --indices 0-7`, `python -m actors evaluator`.
+
+The run's Redis comes from the environment variables AWAC_REDIS_URL and AWAC_REDIS_PASSWORD.
+"""
+
+from __future__ import annotations
+
+import os
+
+# One BLAS thread a process: the matrices are small and the processes many. Must be set before NumPy is loaded.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import argparse
+import sys
+from pathlib import Path
+
+from actors.actor import Actor
+from actors.config import ActorConfig, EvaluatorConfig
+from actors.evaluator import Evaluator
+from actors.pool import ActorPool
+from replay_service.config_file import load_role_config, load_run_config
+from replay_service.connection import RedisEndpoint
+from replay_service.errors import ConfigError
+from replay_service.process import (
+    RestartBudget,
+    StopSignal,
+    configure_logging,
+    die_with_launcher,
+    die_with_parent,
+    run_role,
+)
+
+
+def parse_indices(text: str) -> tuple[int, ...]:
+    """Read '3' or '0-7' as actor indices.
+
+    Raises:
+        ConfigError: the text is neither.
+    """
+    first, separator, last = text.partition("-")
+    try:
+        low = int(first)
+        high = int(last) if separator else low
+    except ValueError:
+        low, high = 0, -1
+    if not 0 <= low <= high:
+        raise ConfigError(f"--indices: expected an index like 3 or a range like 0-7, got {text!r}")
+    return tuple(range(low, high + 1))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m actors", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("role", choices=("actor", "evaluator"))
+    parser.add_argument("--config", type=Path, required=True, help="the run's TOML file")
+    parser.add_argument("--indices", default="0", help="actors to run on this host: an index, or a range like 0-7")
+    parser.add_argument("--log-dir", type=Path, help="write one log file an actor here (default: stderr)")
+    return parser.parse_args()
+
+
+def _log_path(log_dir: Path | None, name: str) -> Path | None:
+    return None if log_dir is None else log_dir / f"{name}.log"
+
+
+def _run_pool(arguments: argparse.Namespace) -> int:
+    configure_logging("actors")
+    run = load_run_config(arguments.config)
+    config = load_role_config(arguments.config, "actor", ActorConfig)
+    endpoint = RedisEndpoint.from_environment()
+    stop = StopSignal()
+    stop.install()
+    pool_pid = os.getpid()
+
+    def actor_main(actor_id: int, replaces_crashed: bool) -> None:
+        die_with_parent(pool_pid)
+        child_stop = StopSignal()
+        child_stop.install()
+        configure_logging(f"actor-{actor_id}", _log_path(arguments.log_dir, f"actor-{actor_id}"))
+        actor = Actor(run, config, endpoint, actor_id=actor_id, stop=child_stop, replaces_crashed=replaces_crashed)
+
+        def work() -> int:
+            actor.run()
+            return 0
+
+        sys.exit(run_role(work))
+
+    budget = RestartBudget(limit=config.max_restarts, window_s=config.restart_window_s)
+    return ActorPool(actor_main, parse_indices(arguments.indices), budget=budget, stop=stop).run()
+
+
+def _run_evaluator(arguments: argparse.Namespace) -> int:
+    configure_logging("evaluator")
+    stop = StopSignal()
+    stop.install()
+    run = load_run_config(arguments.config)
+    config = load_role_config(arguments.config, "evaluator", EvaluatorConfig)
+    Evaluator(run, config, RedisEndpoint.from_environment(), stop=stop).run()
+    return 0
+
+
+def main() -> int:
+    """Run the role named on the command line."""
+    arguments = _arguments()
+    die_with_launcher()
+    return run_role(lambda: _run_pool(arguments) if arguments.role == "actor" else _run_evaluator(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

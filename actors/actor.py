@@ -1,0 +1,185 @@
+"""One rollout actor: ask for steps, take them, send them, follow the newest weights."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from actors.config import ActorConfig
+from actors.environment import make_environment
+from actors.metrics import ActorMetrics
+from actors.outbox import LostMessages, Outbox
+from actors.policy import NumpyPolicy
+from actors.rollout import Rollout
+from replay_service.config import RunConfig
+from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.errors import SpecMismatch
+from replay_service.experience import Trajectory
+from replay_service.keys import Keys
+from replay_service.patience import Patience
+from replay_service.process import StopSignal, WaitNotice, serve_metrics
+from replay_service.run_state import RunStateStore
+from replay_service.trajectory_stream import Admission, EpisodeOutcome, TrajectoryWriter
+from replay_service.weights_channel import WeightsChannel
+
+_ACTOR_STREAM = 1  # first word of the spawn key of every actor's generator
+_SHORTEST_POLL_S = 0.01
+_DELIVERY_AFTER_STOP_S = 10.0
+_WAITS_FOR = {
+    "phase": "the learner to finish pretraining",
+    "limiter": "the learner (the actors are ahead by the limiter's whole band)",
+    "budget": "the end of the run (every step of the budget is taken or admitted)",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def actor_generator(run_seed: int, actor_id: int, epoch: int) -> np.random.Generator:
+    """The generator of one incarnation of one actor: a function of (run seed, actor, epoch) alone."""
+    return np.random.default_rng(np.random.SeedSequence(run_seed, spawn_key=(_ACTOR_STREAM, actor_id, epoch)))
+
+
+class Actor:
+    """The process of one actor."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        config: ActorConfig,
+        endpoint: RedisEndpoint,
+        *,
+        actor_id: int,
+        stop: StopSignal,
+        replaces_crashed: bool = False,
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._actor_id = actor_id
+        self._stop = stop
+        self._replaces_crashed = replaces_crashed
+        client = connect(endpoint)
+        keys = Keys(run.run_id)
+        self._state = RunStateStore(client, keys)
+        self._channel = WeightsChannel(client, keys)
+        self._writer = TrajectoryWriter(client, keys, run.spec, actor_id=actor_id)
+        self._registry = CollectorRegistry()
+        self._metrics = ActorMetrics.register(self._registry, actor_id)
+        self._patience = Patience(
+            f"actor {actor_id}", stop, on_wait=lambda s: self._metrics.wait_seconds.labels(actor_id, "redis").inc(s)
+        )
+        self._notice = WaitNotice(f"actor {actor_id}")
+        self._address = ""
+        self._policy: NumpyPolicy | None = None
+
+    def run(self) -> None:
+        """Work until a stop is asked for.
+
+        Raises:
+            SpecMismatch: this environment is not the run's.
+            StaleEpoch: another incarnation of this actor took over.
+        """
+        environment = make_environment(self._run.env, max_episode_steps=self._run.environment.max_episode_steps)
+        if environment.spec != self._run.spec:
+            raise SpecMismatch(f"expected {self._run.spec}, got {environment.spec} from this machine's environment")
+        self._address = serve_metrics(self._registry, self._run.metrics_host)
+        try:
+            while not self._stop.is_set():
+                if self._open_epoch() is None:
+                    break
+                rollout = Rollout(
+                    environment,
+                    actor_generator(self._run.seed, self._actor_id, self._writer.epoch),
+                    actor_id=self._actor_id,
+                    epoch=self._writer.epoch,
+                )
+                try:
+                    self._work(rollout)
+                except LostMessages as error:
+                    _log.error("actor %d opens a new epoch: %s", self._actor_id, error)
+        finally:
+            environment.close()
+        self._leave()
+
+    def _open_epoch(self) -> int | None:
+        def register() -> int:
+            self._state.publish_endpoint(self._process_name, self._address)
+            return self._writer.register(replaces_crashed=self._replaces_crashed)
+
+        self._outbox = Outbox(self._writer, resend_window_s=self._config.resend_window_s)
+        epoch = self._patience.until_answered(register)
+        self._replaces_crashed = False
+        _log.info("actor %d registered, epoch %s", self._actor_id, epoch)
+        return epoch
+
+    def _work(self, rollout: Rollout) -> None:
+        want = self._run.rollout_length
+        admission = self._patience.until_answered(lambda: self._writer.request(want))
+        while admission is not None and not self._stop.is_set():
+            admission = self._wait_for_steps(admission, want)
+            if admission is None:
+                return
+            policy = self._newest_policy(admission.policy_version)
+            if policy is None:
+                return
+            self._metrics.weight_age_seconds.set(max(0.0, time.time() - policy.published_unix_seconds))
+            trajectory, outcome = rollout.collect(policy, min(want, admission.lease_steps), self._stop.is_set)
+            admission = self._send(trajectory, outcome, want)
+
+    def _wait_for_steps(self, admission: Admission, want: int) -> Admission | None:
+        pause = _SHORTEST_POLL_S
+        while admission.lease_steps == 0 or admission.policy_version == 0:
+            reason = admission.wait_reason or "phase"
+            self._notice.waiting(_WAITS_FOR[reason])
+            began = time.monotonic()
+            if self._stop.wait(pause):
+                return None
+            pause = min(self._config.longest_poll_s, pause * 1.5)
+            answer = self._patience.until_answered(lambda: self._writer.request(want))
+            self._metrics.wait_seconds.labels(self._actor_id, reason).inc(time.monotonic() - began)
+            if answer is None:
+                return None
+            admission = answer
+        self._notice.done()
+        return admission
+
+    def _newest_policy(self, newest_version: int) -> NumpyPolicy | None:
+        if self._policy is None or self._policy.version < newest_version:
+            weights = self._patience.until_answered(self._channel.fetch)
+            if weights is None:
+                return self._policy
+            self._policy = NumpyPolicy(weights)
+            self._metrics.policy_version.set(weights.version)
+        return self._policy
+
+    def _send(self, trajectory: Trajectory, outcome: EpisodeOutcome | None, want: int) -> Admission | None:
+        began = time.monotonic()
+        next_want = 0 if self._stop.is_set() else want
+        admission = self._patience.until_answered(
+            lambda: self._outbox.deliver(trajectory, outcome, want_steps=next_want), after_stop_s=_DELIVERY_AFTER_STOP_S
+        )
+        if admission is None:
+            _log.error("actor %d leaves with %d steps that Redis did not take", self._actor_id, trajectory.num_steps)
+            return None
+        self._metrics.append_seconds.observe(time.monotonic() - began)
+        self._metrics.env_steps.inc(trajectory.num_steps)
+        self._metrics.resent_messages.inc(self._outbox.resent_messages)
+        self._outbox.resent_messages = 0
+        if outcome is not None:
+            self._metrics.episodes.inc()
+            self._metrics.successes.inc(1 if outcome.success else 0)
+            self._metrics.episode_return.set(outcome.episode_return)
+        return admission
+
+    def _leave(self) -> None:
+        try:
+            self._writer.release()
+            self._state.withdraw_endpoint(self._process_name)
+        except TRANSIENT_ERRORS as error:
+            _log.warning("actor %d left without saying goodbye: %s", self._actor_id, error)
+
+    @property
+    def _process_name(self) -> str:
+        return f"actor-{self._actor_id}"

@@ -1,0 +1,125 @@
+"""Make an environment and step it: the only place that imports gymnasium.
+
+The three hand tasks pay `success - 1` with success recomputed from the observation and never terminate
+(`replay_service.tasks`); any other gymnasium environment is taken as it is. The policy acts in [-1, 1]; an action
+space with other bounds is reached by rescaling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from replay_service.config_file import nearest
+from replay_service.errors import EnvironmentUnknown
+from replay_service.experience import ExperienceSpec, FloatArray
+from replay_service.tasks import TASKS, Task, find_task
+
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    # gymnasium_robotics prints notices about its own versions at import; this project pays its own rewards.
+    import gymnasium
+    import gymnasium_robotics
+
+gymnasium.register_envs(gymnasium_robotics)
+gymnasium.logger.min_level = gymnasium.logger.ERROR
+logging.getLogger("gymnasium").setLevel(logging.ERROR)
+
+_DEFAULT_MAX_EPISODE_STEPS = 1_000
+
+
+class Step(NamedTuple):
+    """What one action led to."""
+
+    observation: FloatArray
+    """(O,) float32."""
+    reward: float
+    terminated: bool
+    truncated: bool
+    success: bool | None
+    """Whether the goal is met now; None when the environment does not say."""
+
+
+@dataclass(slots=True)
+class Environment:
+    """One environment with its time limit and, for the hand tasks, its binary reward."""
+
+    env: Any  # gymnasium types an environment by its observation and action types, unknown before make()
+    spec: ExperienceSpec
+    task: Task | None
+    action_low: npt.NDArray[np.float64]
+    action_high: npt.NDArray[np.float64]
+    elapsed_steps: int = 0
+
+    def reset(self, seed: int | None = None) -> FloatArray:
+        """Begin an episode; a seed also restarts the environment's own generator. Returns (O,) float32."""
+        self.elapsed_steps = 0
+        observation, _info = self.env.reset(seed=seed)
+        return np.asarray(observation, dtype=np.float32)
+
+    def step(self, action: FloatArray) -> Step:
+        """Take one action, (A,) in the policy's range [-1, 1]; values outside are clipped here, not in the record."""
+        bounded = np.clip(action, -1.0, 1.0).astype(np.float64)
+        scaled = self.action_low + (bounded + 1.0) * 0.5 * (self.action_high - self.action_low)
+        raw, reward, terminated, _truncated, info = self.env.step(scaled)
+        self.elapsed_steps += 1
+        observation = np.asarray(raw, dtype=np.float32)
+        success: bool | None
+        if self.task is not None:
+            # From the float32 observation, so that the stored data and the reward never disagree.
+            success = bool(self.task.success(observation))
+            reward, terminated = float(success) - 1.0, False
+        else:
+            success = bool(info["success"]) if "success" in info else None
+        truncated = not terminated and self.elapsed_steps >= self.spec.max_episode_steps
+        return Step(observation, float(reward), bool(terminated), truncated, success)
+
+    def close(self) -> None:
+        """Free the environment."""
+        self.env.close()
+
+
+def make_environment(env: str, *, max_episode_steps: int = 0) -> Environment:
+    """Make the environment of a task or a gymnasium id.
+
+    Args:
+        env: pen, door, relocate, or a gymnasium id.
+        max_episode_steps: time limit in steps; 0 takes the environment's own.
+
+    Raises:
+        EnvironmentUnknown: there is no such environment, it cannot be made, or its spaces are not flat boxes.
+    """
+    task = find_task(env)
+    made = _make(task.env_id if task else env)
+    observation_dim = _flat_box(made.observation_space, f"{env}: observation space")
+    action_dim = _flat_box(made.action_space, f"{env}: action space")
+    low, high = made.action_space.low.astype(np.float64), made.action_space.high.astype(np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise EnvironmentUnknown(f"{env}: expected an action space with finite bounds, got {made.action_space}")
+    own_limit = task.max_episode_steps if task else (made.spec.max_episode_steps or _DEFAULT_MAX_EPISODE_STEPS)
+    spec = ExperienceSpec(env, observation_dim, action_dim, max_episode_steps or own_limit)
+    return Environment(made.unwrapped, spec, task, low, high)
+
+
+def _make(env_id: str) -> Any:
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True)
+    except gymnasium.error.Error as error:
+        known = [*TASKS, *gymnasium.registry]
+        raise EnvironmentUnknown(
+            f"unknown environment {env_id!r} ({error}).{nearest(env_id, known)} "
+            f"Expected one of {', '.join(TASKS)}, or a gymnasium id such as Pendulum-v1"
+        ) from error
+    except ImportError as error:
+        raise EnvironmentUnknown(f"environment {env_id!r} needs a package that is not installed: {error}") from error
+
+
+def _flat_box(space: Any, name: str) -> int:
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise EnvironmentUnknown(f"{name}: expected a one-dimensional Box, got {space}")
+    return int(space.shape[0])

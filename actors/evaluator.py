@@ -1,0 +1,115 @@
+"""The evaluator: judge every version that the learner asks about, in order, and report."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from prometheus_client import CollectorRegistry
+
+from actors.config import EvaluatorConfig
+from actors.environment import Environment, make_environment
+from actors.evaluation import Score, evaluate
+from actors.metrics import EvaluatorMetrics
+from actors.policy import NumpyPolicy
+from replay_service.config import RunConfig
+from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.errors import SpecMismatch, WireError
+from replay_service.keys import Keys
+from replay_service.patience import Patience
+from replay_service.process import StopSignal, serve_metrics
+from replay_service.reports import Evaluation, Reports
+from replay_service.run_state import RunStateStore
+from replay_service.weights_channel import EvaluationRequest, EvaluationRequests
+
+_PROCESS_NAME = "evaluator"
+_BLOCK_MS = 1_000
+
+_log = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """The process of the evaluator. A restarted one goes on after the last request that has a result."""
+
+    def __init__(self, run: RunConfig, config: EvaluatorConfig, endpoint: RedisEndpoint, *, stop: StopSignal) -> None:
+        self._run = run
+        self._config = config
+        self._stop = stop
+        client = connect(endpoint)
+        keys = Keys(run.run_id)
+        self._state = RunStateStore(client, keys)
+        self._reports = Reports(client, keys)
+        self._requests = EvaluationRequests(client, keys)
+        self._registry = CollectorRegistry()
+        self._metrics = EvaluatorMetrics.register(self._registry)
+        self._patience = Patience(_PROCESS_NAME, stop)
+
+    def run(self) -> None:
+        """Work until a stop is asked for.
+
+        Raises:
+            SpecMismatch: this machine's environment is not the run's.
+        """
+        environment = make_environment(self._run.env, max_episode_steps=self._run.environment.max_episode_steps)
+        if environment.spec != self._run.spec:
+            raise SpecMismatch(f"expected {self._run.spec}, got {environment.spec} from this machine's environment")
+        address = serve_metrics(self._registry, self._run.metrics_host)
+        self._patience.until_answered(lambda: self._state.publish_endpoint(_PROCESS_NAME, address))
+        self._requests.cursor = self._patience.until_answered(self._reports.last_judged_request) or "0-0"
+        while not self._stop.is_set():
+            try:
+                request = self._patience.until_answered(lambda: self._requests.next(block_ms=_BLOCK_MS))
+            except WireError as error:
+                _log.error("a request is damaged and skipped: %s", error)
+                self._patience.until_answered(self._reports.skip_evaluation)
+                continue
+            if request is not None:
+                self._judge(environment, request)
+        environment.close()
+        try:
+            self._state.withdraw_endpoint(_PROCESS_NAME)
+        except TRANSIENT_ERRORS as error:
+            _log.warning("left without saying goodbye: %s", error)
+
+    def _judge(self, environment: Environment, request: EvaluationRequest) -> None:
+        began = time.monotonic()
+        score = evaluate(
+            environment,
+            NumpyPolicy(request.policy),
+            episodes=self._config.episodes,
+            first_seed=self._config.seed,
+            should_stop=self._stop.is_set,
+        )
+        if score is None:
+            return
+        evaluation = Evaluation(
+            policy_version=request.policy.version,
+            env_steps=request.policy.env_steps,
+            grad_steps=request.policy.grad_steps,
+            success_any=score.success_any,
+            success_final=score.success_final,
+            success_fraction=score.success_fraction,
+            episode_return=score.episode_return,
+            episode_length=score.episode_length,
+            episodes=self._config.episodes,
+            seconds=time.monotonic() - began,
+            unix_seconds=time.time(),
+        )
+        self._patience.until_answered(
+            lambda: self._reports.add_evaluation(evaluation, request_id=request.request_id), after_stop_s=5.0
+        )
+        self._note(score, evaluation)
+
+    def _note(self, score: Score, evaluation: Evaluation) -> None:
+        self._metrics.evaluations.inc()
+        self._metrics.seconds.observe(evaluation.seconds)
+        self._metrics.policy_version.set(evaluation.policy_version)
+        self._metrics.episode_return.set(score.episode_return)
+        for kind, value in (
+            ("any", score.success_any),
+            ("final", score.success_final),
+            ("fraction", score.success_fraction),
+        ):
+            if value is not None:
+                self._metrics.success_rate.labels(kind).set(value)
+        _log.info("version %d at %d env steps: %s", evaluation.policy_version, evaluation.env_steps, score)

@@ -1,0 +1,41 @@
+"""The NumPy reading of `replay_service.policy_weights`: observation -> action, one forward pass, no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from replay_service.experience import FloatArray
+from replay_service.policy_weights import PolicyWeights
+
+
+class NumpyPolicy:
+    """A Gaussian policy with tanh-bounded mean and one standard deviation for all states."""
+
+    def __init__(self, weights: PolicyWeights) -> None:
+        self.version = weights.version
+        self.published_unix_seconds = weights.published_unix_seconds
+        # Contiguous copies: the arrays of a decoded message are views of its bytes, aligned by chance only.
+        self._weights = [np.ascontiguousarray(w).copy() for w in weights.weights]
+        self._biases = [b.copy() for b in weights.biases]
+        self._std: FloatArray = np.exp(weights.log_std)
+
+    def mean(self, observation: FloatArray) -> FloatArray:
+        """The mean action, used for evaluation: (O,) or (B, O) float32 -> (A,) or (B, A) float32 in [-1, 1]."""
+        hidden = observation
+        for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
+            hidden = np.maximum(hidden @ weight.T + bias, np.float32(0.0))
+        mean: FloatArray = np.tanh(hidden @ self._weights[-1].T + self._biases[-1])
+        return mean
+
+    def act(self, observation: FloatArray, noise: FloatArray) -> FloatArray:
+        """A sample of the policy, used for exploration: mean + std * noise; it may leave [-1, 1].
+
+        Args:
+            observation: (O,) float32.
+            noise: (A,) float32, standard normal.
+
+        Returns:
+            (A,) float32.
+        """
+        exploration: FloatArray = self._std * noise
+        return self.mean(observation) + exploration

@@ -1,0 +1,89 @@
+"""Collect trajectories: the loop of environment and policy. Knows neither Redis nor metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from actors.environment import Environment
+from actors.policy import NumpyPolicy
+from replay_service.experience import FloatArray, Origin, Trajectory
+from replay_service.trajectory_stream import EpisodeOutcome
+
+
+class Rollout:
+    """An episode in progress, from which trajectories are cut.
+
+    A trajectory never crosses the end of an episode and is the work of one policy version; the next one begins where
+    it stopped.
+    """
+
+    def __init__(self, environment: Environment, generator: np.random.Generator, *, actor_id: int, epoch: int) -> None:
+        self._environment = environment
+        self._generator = generator
+        self._actor_id = actor_id
+        self._epoch = epoch
+        self._sequence = 0
+        self._episode = 0
+        self._step_in_episode = 0
+        self._return = 0.0
+        self._success: bool | None = None
+        self._observation = environment.reset(seed=int(generator.integers(2**31)))
+
+    def collect(
+        self, policy: NumpyPolicy, max_steps: int, should_stop: Callable[[], bool]
+    ) -> tuple[Trajectory, EpisodeOutcome | None]:
+        """Take up to `max_steps` steps with sampled actions.
+
+        Args:
+            policy: acts in all of them.
+            max_steps: upper bound, at least 1.
+            should_stop: looked at before each step but the first; a true answer cuts the trajectory there.
+
+        Returns:
+            The trajectory, and the outcome of the episode when it ended with it.
+        """
+        action_dim = self._environment.spec.action_dim
+        noise = self._generator.standard_normal((max_steps, action_dim), dtype=np.float32)
+        observations: list[FloatArray] = [self._observation]
+        actions: list[FloatArray] = []
+        rewards: list[float] = []
+        first_step = self._step_in_episode
+        terminated = truncated = False
+        for row in noise:
+            action = policy.act(self._observation, row)
+            step = self._environment.step(action)
+            self._observation = step.observation
+            observations.append(step.observation)
+            actions.append(action)
+            rewards.append(step.reward)
+            self._note(step.reward, step.success)
+            terminated, truncated = step.terminated, step.truncated
+            if terminated or truncated or should_stop():
+                break
+        trajectory = Trajectory(
+            observations=np.stack(observations),
+            actions=np.stack(actions),
+            rewards=np.asarray(rewards, dtype=np.float32),
+            terminated=terminated,
+            truncated=truncated,
+            origin=Origin(self._actor_id, self._epoch, self._sequence, policy.version, self._episode, first_step),
+        )
+        self._sequence += 1
+        return trajectory, self._close_episode() if trajectory.ends_episode else None
+
+    def _note(self, reward: float, success: bool | None) -> None:
+        self._step_in_episode += 1
+        self._return += reward
+        if success is not None:
+            self._success = bool(self._success) or success
+
+    def _close_episode(self) -> EpisodeOutcome:
+        outcome = EpisodeOutcome(self._return, self._success)
+        self._episode += 1
+        self._step_in_episode = 0
+        self._return = 0.0
+        self._success = None
+        self._observation = self._environment.reset()
+        return outcome

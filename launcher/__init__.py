@@ -1,0 +1,1 @@
+"""The launcher: command line, experiment configuration, placement with Ray, supervision and displays. Never torch."""

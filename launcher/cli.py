@@ -1,0 +1,351 @@
+"""The command line: `launcher up | status | down | ...`.
+
+Heavy imports (ray, MuJoCo, h5py) stay inside the commands, so that `launcher --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+from cyclopts.config import Dict, Env, Toml
+from rich.console import Console
+
+from launcher.experiment import ExperimentConfig, preset_layer, preset_name
+from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
+
+_ENVIRONMENT_PREFIX = "AWAC_"
+_FAILURE_EXIT_CODE = 1
+_INTERRUPT_EXIT_CODE = 130
+_DOWN_TIMEOUT_S = 120.0
+
+app = App(
+    name="launcher",
+    version=lambda: version("awac-online"),
+    help="Offline-to-online reinforcement learning with AWAC: one learner, many actors, a Redis replay service.",
+    help_on_error=False,
+)
+dataset_app = App(name="dataset", help="Make and judge datasets.")
+app.command(dataset_app)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """Options of `launcher up` that are not part of the experiment."""
+
+    config: Path | None = None
+    """Configuration file (TOML); command-line options and AWAC_* environment variables win over it."""
+    run_dir: Path | None = None
+    """Directory of the run. Default: runs/<env>-<time>; with --restart-behavior resume the latest run."""
+    restart_behavior: Annotated[str | None, Parameter(name="--restart-behavior")] = None
+    """What to do with a run that is in the directory: resume, restart (keep it aside) or overwrite (delete it)."""
+    dry_run: bool = False
+    """Check everything, print the resolved configuration, start nothing."""
+
+
+@app.command
+def up(
+    experiment: Annotated[ExperimentConfig, Parameter(name="*")] = ExperimentConfig(),  # noqa: B008 - frozen
+    *,
+    options: Annotated[UpOptions, Parameter(name="*")] = UpOptions(),
+) -> int:
+    """Run an experiment: seed the buffer, pretrain offline, fine-tune online, evaluate.
+
+    Ctrl-C once stops in order and leaves a run that can be resumed; twice ends at once.
+    """
+    from launcher import run_directory
+    from launcher.experiment import refuse_changes, resolve
+    from launcher.up import Run, check_inputs, resolve_environment, write_config
+
+    resuming = options.restart_behavior == "resume"
+    path = options.run_dir or (
+        run_directory.latest_path() if resuming else run_directory.default_path(experiment.run.env)
+    )
+    experiment = _keep_password_out(experiment)
+    environment = resolve_environment(experiment.run)
+    run_id = f"{path.name}-{time.strftime('%Y%m%d%H%M%S')}"
+    resolved = resolve(experiment, run_id=run_id, environment=environment)
+    check_inputs(resolved.run)
+    if options.dry_run:
+        print(resolved.to_toml(), end="")
+        return 0
+    directory, resumes = run_directory.prepare(path, _behavior(options.restart_behavior))
+    console = Console()
+    with directory.held():
+        if resumes:
+            refuse_changes(_saved(directory.config), resolved)
+        write_config(resolved, directory)
+        run_directory.remember_latest(directory.path)
+        _log_to(directory.logs / "launcher.log")
+        run = Run(resolved, directory, console)
+        try:
+            status = run.execute()
+        except UserError:
+            raise
+        except AwacError as error:
+            print(f"error: {error}", file=sys.stderr)
+            run.summary_lines("failed")
+            return _FAILURE_EXIT_CODE
+    run.summary_lines(status)
+    return 0
+
+
+@app.command
+def status(run: Path | None = None, /) -> int:
+    """Show how a run is doing.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    """
+    import json
+
+    from launcher.display import Rates, evaluation_table, plain_line
+    from launcher.run_directory import find_run
+
+    directory = find_run(run)
+    holder = directory.holder()
+    console = Console()
+    reader = _snapshot_reader(directory) if holder else None
+    if reader is None:
+        if not directory.summary.exists():
+            console.print(f"{directory.path}: not running, and it has no summary yet", highlight=False)
+            return 0
+        summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+        if summary["status"] == "running":
+            summary["status"] = "interrupted (its launcher is gone; resume it)"
+        shown = {key: value for key, value in summary.items() if key != "evaluations"}
+        for key, value in shown.items():
+            console.print(f"{key:>24}  {value}", highlight=False, markup=False)
+        return 0
+    rates = Rates()
+    rates.update(reader.read())
+    time.sleep(1.0)
+    snapshot = reader.read()
+    rates.update(snapshot)
+    console.print(f"{directory.path}: running, launcher process {holder and holder.get('pid')}", highlight=False)
+    console.print(plain_line(snapshot, rates, ""), highlight=False, soft_wrap=True)
+    if snapshot.evaluations:
+        console.print(evaluation_table(snapshot.evaluations[-10:]))
+    return 0
+
+
+@app.command
+def down(run: Path | None = None, /) -> int:
+    """Stop a run in order; it can be resumed.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    """
+    import signal
+
+    from launcher.run_directory import find_run
+    from replay_service.config_file import load_run_config
+    from replay_service.connection import RedisEndpoint, connect
+    from replay_service.keys import Keys
+    from replay_service.run_state import RunStateStore
+
+    directory = find_run(run)
+    holder = directory.holder()
+    if holder is None:
+        print(f"{directory.path} is not running")
+        return 0
+    try:
+        client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
+        store = RunStateStore(client, Keys(load_run_config(directory.config).run_id))
+        store.read()
+        store.request_stop("launcher down")
+    except Exception as error:
+        # Whatever keeps us from asking through Redis, the signal does the same on this machine.
+        print(f"asking by signal, because Redis cannot be asked ({error})", file=sys.stderr)
+        os.kill(int(str(holder["pid"])), signal.SIGTERM)
+    print(f"stopping {directory.path} ...")
+    deadline = time.monotonic() + _DOWN_TIMEOUT_S
+    while directory.holder() is not None:
+        if time.monotonic() > deadline:
+            raise RunDirectoryError(
+                f"{directory.path} is still held by process {holder.get('pid')} after {_DOWN_TIMEOUT_S:.0f} s; "
+                f"see {directory.logs / 'launcher.log'}"
+            )
+        time.sleep(0.2)
+    print("stopped")
+    return 0
+
+
+@app.command
+def logs(run: Path | None = None, /, *, role: str = "", lines: int = 20) -> int:
+    """Print the end of a run's log files.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    role
+        Only files whose name begins with this: learner, replay, actor-3, ...
+    lines
+        Lines of each file.
+    """
+    from launcher.run_directory import find_run
+
+    directory = find_run(run)
+    found = sorted(directory.logs.glob(f"{role}*.log"))
+    if not found:
+        names = ", ".join(path.stem for path in sorted(directory.logs.glob("*.log"))) or "none"
+        raise ConfigError(f"--role: expected one of {names}, got {role!r}")
+    for path in found:
+        print(f"==> {path} <==")
+        tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        print("\n".join(tail))
+    return 0
+
+
+@dataset_app.command(name="demos")
+def dataset_demos(*, env: str, source: str, output: Path, noise_std: float, steps: int = 10_000, seed: int = 0) -> int:
+    """Remake a shipped dataset: clone an expert, record 25 noisy episodes, judge what cloning them gives.
+
+    Parameters
+    ----------
+    env
+        pen, door or relocate.
+    source
+        Expert data: a Minari id or directory, HDF5, DAPG pickle or .npz.
+    output
+        Dataset to write (.npz).
+    noise_std
+        Standard deviation of the noise on the expert's mean action.
+    steps
+        Gradient steps of behaviour cloning.
+    seed
+        Of cloning and recording.
+    """
+    from launcher.demonstrations import make_demonstrations
+
+    return make_demonstrations(env=env, source=source, output=output, noise_std=noise_std, steps=steps, seed=seed)
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; no traceback for a user's mistake."""
+    arguments = list(sys.argv[1:] if tokens is None else tokens)
+    try:
+        _layer_configuration(arguments)
+        result: Any = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+    except cyclopts.CycloptsError:
+        return USER_ERROR_EXIT_CODE  # cyclopts has printed it
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        return _INTERRUPT_EXIT_CODE
+    return result if isinstance(result, int) else 0
+
+
+def _layer_configuration(arguments: list[str]) -> None:
+    """Set up the layers below the command line: environment variables, files, preset.
+
+    Which file and which preset is itself an option, so the line is parsed once for the file and once for the preset
+    before it is parsed for good.
+    """
+    environment = Env(_ENVIRONMENT_PREFIX, command=False)
+    app.config = (environment,)
+    if not arguments or arguments[0] != "up" or {"--help", "-h"} & set(arguments):
+        return
+    options, _experiment = _parse_up(arguments)
+    layers: list[Any] = [environment]
+    if options.config is not None:
+        layers.append(_file_layer(options.config))
+    saved = _file_to_resume(options)
+    if saved is not None:
+        layers.append(_file_layer(saved))
+    app.config = tuple(layers)
+    _options, experiment = _parse_up(arguments)
+    layers.append(Dict(preset_layer(preset_name(experiment.run)), use_commands_as_keys=False, source="preset"))
+    app.config = tuple(layers)
+
+
+def _parse_up(arguments: list[str]) -> tuple[UpOptions, ExperimentConfig]:
+    _command, bound, _ignored = app.parse_args(arguments, exit_on_error=False, print_error=True)
+    return (
+        bound.arguments.get("options", UpOptions()),
+        bound.arguments.get("experiment", ExperimentConfig()),
+    )
+
+
+def _file_layer(path: Path) -> Toml:
+    if not path.is_file():
+        raise ConfigError(f"cannot read the configuration file {path}: no such file")
+    import tomllib
+
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return Toml(path, must_exist=True, use_commands_as_keys=False)
+
+
+def _file_to_resume(options: UpOptions) -> Path | None:
+    from launcher import run_directory
+
+    if _behavior(options.restart_behavior) != "resume":
+        return None
+    return run_directory.find_run(options.run_dir).config
+
+
+def _behavior(name: str | None) -> Any:
+    if name not in (None, "resume", "restart", "overwrite"):
+        raise ConfigError(f"--restart-behavior: expected resume, restart or overwrite, got {name!r}")
+    return name
+
+
+def _saved(path: Path) -> ExperimentConfig:
+    from replay_service.config_file import load_run_config
+
+    return ExperimentConfig(run=load_run_config(path))
+
+
+def _keep_password_out(experiment: ExperimentConfig) -> ExperimentConfig:
+    """Move a password from the URL, which is written to config.toml, to the environment of our own processes."""
+    from replay_service.connection import PASSWORD_VARIABLE, RedisEndpoint
+
+    if experiment.run.redis_url is None:
+        return experiment
+    endpoint = RedisEndpoint.from_url(experiment.run.redis_url, os.environ.get(PASSWORD_VARIABLE, ""))
+    if endpoint.password:
+        os.environ[PASSWORD_VARIABLE] = endpoint.password
+    return replace(experiment, run=replace(experiment.run, redis_url=endpoint.url))
+
+
+def _snapshot_reader(directory: Any) -> Any:
+    from launcher.snapshot import SnapshotReader
+    from replay_service.config_file import load_run_config
+    from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+    from replay_service.keys import Keys
+
+    absent: tuple[type[Exception], ...] = (*TRANSIENT_ERRORS, OSError, RunDirectoryError)
+    try:
+        client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
+        reader = SnapshotReader(client, Keys(load_run_config(directory.config).run_id))
+        reader.read()
+    except absent:
+        return None
+    return reader
+
+
+def _log_to(path: Path) -> None:
+    from replay_service.process import configure_logging
+
+    configure_logging("launcher", path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

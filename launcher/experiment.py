@@ -1,0 +1,109 @@
+"""An experiment: everything that `launcher up` can be told, as data, and its TOML form."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any
+
+import tomli_w
+from cyclopts import Parameter
+
+from actors.config import ActorConfig, EvaluatorConfig
+from learner.config import PRESETS, LearnerConfig
+from replay_service.config import EnvironmentConfig, RunConfig, require_at_least, require_positive
+from replay_service.config_file import NONE, nearest
+from replay_service.errors import ConfigError
+from replay_service.tasks import find_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LauncherConfig:
+    """The `[launcher]` table: where the roles run and how often they are replaced."""
+
+    device: str = "auto"
+    """Device of the learner: auto (a CUDA GPU when there is one), cpu or cuda."""
+    ray_address: str | None = None
+    """A running Ray cluster ('auto' or host:port). Default: a private one on this machine."""
+    actors_per_host: int = 64
+    """Most actors that one host process forks; more actors are spread over several hosts of the cluster."""
+    max_restarts: int = 10
+    """Crashes of one role within `restart_window_s` after which the run is ended."""
+    restart_window_s: float = 600.0
+    """Length of the window in which `max_restarts` are counted."""
+    stop_grace_s: float = 30.0
+    """Time that a role gets for an orderly end before it is killed."""
+
+    def __post_init__(self) -> None:
+        require_at_least("launcher.actors_per_host", self.actors_per_host, 1)
+        require_at_least("launcher.max_restarts", self.max_restarts, 0)
+        require_positive("launcher.restart_window_s", self.restart_window_s)
+        require_positive("launcher.stop_grace_s", self.stop_grace_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """All tables of a configuration file."""
+
+    run: Annotated[RunConfig, Parameter(name="*")] = field(default_factory=RunConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+
+    def to_toml(self) -> str:
+        """The file that `--config` and every role read back; None is written as 'none'."""
+        tables: dict[str, Any] = asdict(self.run)
+        for name in ("learner", "actor", "evaluator", "launcher"):
+            tables[name] = asdict(getattr(self, name))
+        return tomli_w.dumps(_plain(tables))
+
+
+def preset_name(run: RunConfig) -> str:
+    """The preset that a run uses.
+
+    Raises:
+        ConfigError: there is no preset of that name.
+    """
+    name = run.preset
+    if name == "auto":
+        return "published" if find_task(run.env) else "locomotion"
+    if name not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}.{nearest(name, PRESETS)}")
+    return name
+
+
+def preset_layer(name: str) -> dict[str, Any]:
+    """A preset as the lowest configuration layer, below files, environment variables and options."""
+    return {"learner": _plain(PRESETS[name])}
+
+
+def resolve(config: ExperimentConfig, *, run_id: str, environment: EnvironmentConfig) -> ExperimentConfig:
+    """Fill in what the user left open: the run's name, its preset and the environment's shape."""
+    run = replace(
+        config.run, run_id=config.run.run_id or run_id, preset=preset_name(config.run), environment=environment
+    )
+    return replace(config, run=run)
+
+
+_FIXED = ("env", "dataset", "seed", "run_id", "environment", "rollout_length")
+"""Settings of a run that cannot change when it is resumed."""
+
+
+def refuse_changes(saved: ExperimentConfig, wanted: ExperimentConfig) -> None:
+    """Refuse to resume a run as another one.
+
+    Raises:
+        ConfigError: names the settings that differ.
+    """
+    changed = [name for name in _FIXED if getattr(saved.run, name) != getattr(wanted.run, name)]
+    if changed:
+        details = "; ".join(f"{n}: {getattr(saved.run, n)!r}, now {getattr(wanted.run, n)!r}" for n in changed)
+        raise ConfigError(f"a run that is resumed keeps its {', '.join(changed)} ({details}): start a new run instead")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return NONE if value is None else value

@@ -1,0 +1,68 @@
+"""Which processes make up a run: pure data, printable, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.experiment import ExperimentConfig
+from launcher.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class RoleProgram:
+    """One process to place and supervise."""
+
+    name: str
+    """Unique in the run: replay, learner, evaluator, actors-0, ..."""
+    arguments: tuple[str, ...]
+    """After the Python interpreter: `-m learner --config ...`."""
+    log_path: Path
+    num_cpus: float
+    """CPUs that Ray reserves for it."""
+    num_gpus: float = 0.0
+    needs_redis: bool = True
+    """Whether it gets the run's Redis endpoint in its environment."""
+    actor_ids: tuple[int, ...] = ()
+
+
+def split_actors(actors: int, per_host: int) -> list[tuple[int, ...]]:
+    """Indices 0 .. actors - 1 in contiguous groups of nearly equal size, none above `per_host`."""
+    groups = -(-actors // per_host)
+    bounds = [round(i * actors / groups) for i in range(groups + 1)]
+    return [tuple(range(bounds[i], bounds[i + 1])) for i in range(groups)]
+
+
+def make_program(config: ExperimentConfig, run: RunDirectory, *, gpu: bool) -> list[RoleProgram]:
+    """All roles of a run in the order in which they start.
+
+    Args:
+        config: resolved.
+        run: its directory; all paths are made absolute, because Ray's workers have another working folder.
+        gpu: whether the learner reserves a GPU.
+    """
+    root = RunDirectory(run.path.resolve())
+    common = ("--config", str(root.config))
+
+    def log(name: str) -> Path:
+        return root.logs / f"{name}.log"
+
+    learner = ("-m", "learner", *common, "--checkpoint-dir", str(root.checkpoints), "--device", config.launcher.device)
+    roles = [
+        RoleProgram(
+            "replay",
+            ("-m", "replay_service", *common, "--run-dir", str(root.path)),
+            log("replay"),
+            num_cpus=0.5,
+            needs_redis=False,
+        ),
+        RoleProgram("learner", learner, log("learner"), num_cpus=1.0, num_gpus=1.0 if gpu else 0.0),
+    ]
+    for index, ids in enumerate(split_actors(config.run.actors, config.launcher.actors_per_host)):
+        name = f"actors-{index}"
+        indices = f"{ids[0]}-{ids[-1]}"
+        arguments = ("-m", "actors", "actor", *common, "--indices", indices, "--log-dir", str(root.logs))
+        roles.append(RoleProgram(name, arguments, log(name), num_cpus=float(len(ids)), actor_ids=ids))
+    evaluator = ("-m", "actors", "evaluator", *common)
+    roles.append(RoleProgram("evaluator", evaluator, log("evaluator"), num_cpus=0.5))
+    return roles

@@ -1,0 +1,197 @@
+"""The run directory: what is in it, who holds it, and what happens to one that exists already.
+
+config.toml      the resolved configuration, without secrets       checkpoints/   the learner's
+summary.json     what came out; see replay_service/records.py      logs/          one file a process
+evaluations.csv  a row an evaluation                               tensorboard/   event files
+launcher.lock    held by the launcher that runs it                 redis/         data and password, owner only
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from replay_service.errors import RunDirectoryError
+
+RestartBehavior = Literal["resume", "restart", "overwrite"]
+
+RUNS_DIR = Path("runs")
+_LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the learner's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+        return self.path / "logs"
+
+    @property
+    def summary(self) -> Path:
+        """What came out."""
+        return self.path / "summary.json"
+
+    @property
+    def connection(self) -> Path:
+        """The run's Redis endpoint, mode 0600."""
+        return self.path / "redis" / "connection.json"
+
+    @property
+    def ready(self) -> Path:
+        """Written by the replay service once the run can be joined."""
+        return self.path / "redis" / "ready"
+
+    @property
+    def lock(self) -> Path:
+        """Locked for as long as a launcher runs this directory."""
+        return self.path / "launcher.lock"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.exists()
+
+    def holder(self) -> dict[str, object] | None:
+        """The launcher that runs this directory now (`pid`, `host`), or None."""
+        try:
+            with self.lock.open("r", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found: dict[str, object] = json.loads(file.read() or "{}")
+                    return found
+        except (OSError, ValueError):
+            return None
+        return None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory for this process; the lock ends with the process, however it ends.
+
+        Raises:
+            RunDirectoryError: another launcher holds it.
+        """
+        with self.lock.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = self.holder() or {}
+                raise RunDirectoryError(
+                    f"{self.path} is in use by the launcher with process id {holder.get('pid', '?')} on "
+                    f"{holder.get('host', '?')}: stop it with `launcher down {self.path}`, or choose another --run-dir"
+                ) from error
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            file.flush()
+            yield
+
+
+def default_path(env: str) -> Path:
+    """A new directory below `runs/`, named by environment and time."""
+    return RUNS_DIR / f"{env.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def latest_path() -> Path:
+    """The run that was started last in this folder.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
+    link = RUNS_DIR / _LATEST
+    if not link.exists():
+        raise RunDirectoryError(f"no run was started in {RUNS_DIR.resolve()} yet: name a run directory")
+    return link.resolve()
+
+
+def remember_latest(path: Path) -> None:
+    """Point `runs/latest` to a run, when the run lies in `runs/`."""
+    if path.parent.resolve() != RUNS_DIR.resolve():
+        return
+    partial = RUNS_DIR / f".{_LATEST}.{os.getpid()}"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(path.name)
+    partial.replace(RUNS_DIR / _LATEST)
+
+
+def find_run(path: Path | None) -> RunDirectory:
+    """The run that a command means: the one named, or the latest.
+
+    Raises:
+        RunDirectoryError: there is no run.
+    """
+    chosen = path if path is not None else latest_path()
+    run = RunDirectory(chosen)
+    if not run.holds_run:
+        raise RunDirectoryError(f"{chosen} holds no run: expected a folder with a config.toml that `launcher up` wrote")
+    return run
+
+
+def prepare(path: Path, behavior: RestartBehavior | None) -> tuple[RunDirectory, bool]:
+    """Make the directory ready for a run.
+
+    Args:
+        path: the run directory.
+        behavior: resume goes on with the run in it; restart moves that run aside and begins anew; overwrite deletes
+            it first; None insists on a directory without a run.
+
+    Returns:
+        The directory, and whether a run in it is to be resumed.
+
+    Raises:
+        RunDirectoryError: the directory does not fit the behaviour, is in use, or cannot be written.
+    """
+    run = RunDirectory(path)
+    try:
+        if run.holds_run:
+            if behavior is None:
+                raise RunDirectoryError(
+                    f"{path} holds a run already: add --restart-behavior resume (go on), restart (keep it aside and "
+                    "begin anew) or overwrite (delete it), or choose another --run-dir"
+                )
+            with run.held():
+                pass  # refuses here when another launcher holds it
+            if behavior == "resume":
+                return run, True
+            if behavior == "restart":
+                path.rename(_free_name(path))
+            else:
+                shutil.rmtree(path)
+        elif behavior == "resume":
+            raise RunDirectoryError(f"{path} holds no run to resume")
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunDirectoryError(f"{path} exists and holds something else than a run: choose another --run-dir")
+        path.mkdir(parents=True, exist_ok=True)
+        run.logs.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}") from error
+    return run, False
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return candidate

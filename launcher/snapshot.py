@@ -1,0 +1,93 @@
+"""One reading of a run for displays, and rates over time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
+from replay_service.run_state import Phase, RunState, RunStateStore
+
+_ACTOR_ALIVE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a display shows."""
+
+    state: RunState
+    report: LearnerReport | None
+    actors: list[ActorLedger]
+    evaluations: list[Evaluation]
+    unix_seconds: float
+
+    @property
+    def actors_alive(self) -> int:
+        """Actors that the replay service heard of within the last 15 s."""
+        return sum(self.unix_seconds - actor.last_seen_ms / 1000 < _ACTOR_ALIVE_S for actor in self.actors)
+
+    @property
+    def measured_utd_ratio(self) -> float | None:
+        """Online gradient steps per environment step so far."""
+        return self.state.online_grad_steps / self.state.env_steps if self.state.env_steps else None
+
+    def progress(self) -> tuple[float, str]:
+        """Share of the current phase that is done, and that phase in words."""
+        state = self.state
+        if state.phase is Phase.SEEDING:
+            return 0.0, "seeding the buffer"
+        if state.phase is Phase.PRETRAINING:
+            done, total = state.grad_steps, max(1, state.num_offline_steps)
+            return min(1.0, done / total), f"pretraining offline, {done:,} of {total:,} gradient steps"
+        if state.phase is Phase.ONLINE:
+            done, total = state.env_steps, max(1, state.num_env_steps)
+            return min(1.0, done / total), f"fine-tuning online, {done:,} of {total:,} env steps"
+        waiting = state.evaluations_requested - state.evaluations_done
+        return 1.0, f"finished, {waiting} evaluations to come" if waiting > 0 else "finished"
+
+
+class SnapshotReader:
+    """Takes snapshots of one run."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._state = RunStateStore(client, keys)
+        self._reports = Reports(client, keys)
+        self._evaluations: list[Evaluation] = []
+        self._cursor = "0-0"
+
+    def read(self) -> Snapshot:
+        """One reading."""
+        for cursor, evaluation in self._reports.evaluations(self._cursor):
+            self._cursor = cursor
+            self._evaluations.append(evaluation)
+        return Snapshot(
+            state=self._state.read(),
+            report=self._reports.latest_learner_report(),
+            actors=self._reports.actors(),
+            evaluations=list(self._evaluations),
+            unix_seconds=time.time(),
+        )
+
+
+@dataclass(slots=True)
+class RateMeter:
+    """Rate of a counter over the last `window_s` seconds."""
+
+    window_s: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    _points: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, count: int) -> float:
+        """Note the counter's value now; returns its rate a second."""
+        now = self.clock()
+        if self._points and count < self._points[-1][1]:
+            self._points.clear()  # the counter went back: its process was restored from a checkpoint
+        self._points.append((now, count))
+        while len(self._points) > 2 and now - self._points[0][0] > self.window_s:
+            self._points.popleft()
+        began, first = self._points[0]
+        return (count - first) / (now - began) if now > began else 0.0

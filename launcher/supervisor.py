@@ -1,0 +1,138 @@
+"""Keep a run's roles alive: start them in order, replace those that crash, stop them in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from launcher.program import RoleProgram
+from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, UserError
+from replay_service.process import RestartBudget
+
+_log = logging.getLogger(__name__)
+
+
+class Placement(Protocol):
+    """Where programs run; `placement.RolePlacement` on Ray, a fake in tests."""
+
+    def start(self, program: RoleProgram, environment: dict[str, str]) -> int:
+        """Start a program; returns its process id."""
+
+    def poll(self, name: str) -> int | None:
+        """Exit code, or None while it runs."""
+
+    def stop(self, name: str, grace_s: float) -> int | None:
+        """End a program; returns its exit code."""
+
+
+class RunFailed(AwacError):
+    """A role could not be kept alive; the run was stopped and can be resumed."""
+
+
+class RoleRefused(UserError):
+    """A role ended with a user error; the text is the role's own."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    program: RoleProgram
+    budget: RestartBudget
+    restart_at: float | None = None
+    restarts: int = field(default=0)
+
+
+class Supervisor:
+    """Watches the roles of one run.
+
+    Args:
+        placement: where they run.
+        environment: variables for a role's process (its Redis endpoint).
+        max_restarts: per role, within `restart_window_s`.
+        on_restart: called with the role's name each time a crashed one has been started again.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        *,
+        environment: Callable[[RoleProgram], dict[str, str]],
+        max_restarts: int,
+        restart_window_s: float,
+        on_restart: Callable[[str], None],
+    ) -> None:
+        self._placement = placement
+        self._environment = environment
+        self._max_restarts = max_restarts
+        self._restart_window_s = restart_window_s
+        self._on_restart = on_restart
+        self._watched: dict[str, _Watched] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Roles that were started, in order."""
+        return list(self._watched)
+
+    def start(self, program: RoleProgram) -> None:
+        """Start a role and watch it from now on."""
+        pid = self._placement.start(program, self._environment(program))
+        budget = RestartBudget(limit=self._max_restarts, window_s=self._restart_window_s)
+        self._watched[program.name] = _Watched(program, budget)
+        _log.info("started %s, process id %d", program.name, pid)
+
+    def tend(self) -> None:
+        """Look at every role once; start crashed ones again when their pause is over.
+
+        Raises:
+            RoleRefused: a role ended with exit code 2: its own message, without a restart.
+            RunFailed: a role's restart budget is spent.
+        """
+        for name, watched in self._watched.items():
+            if watched.restart_at is not None:
+                if time.monotonic() >= watched.restart_at:
+                    self._placement.start(watched.program, self._environment(watched.program))
+                    watched.restart_at = None
+                    watched.restarts += 1
+                    self._on_restart(name)
+                    _log.info("started %s again", name)
+                continue
+            code = self._placement.poll(name)
+            if code is None:
+                continue
+            if code == USER_ERROR_EXIT_CODE:
+                raise RoleRefused(f"{name}: {last_error(watched.program.log_path)}")
+            pause = watched.budget.next_pause_s()
+            if pause is None:
+                raise RunFailed(
+                    f"{name} ended with code {code} after {self._max_restarts} restarts within "
+                    f"{self._restart_window_s:.0f} s; its log is {watched.program.log_path}"
+                )
+            _log.warning("%s ended with code %s; it is started again in %.1f s", name, code, pause)
+            watched.restart_at = time.monotonic() + pause
+
+    def stop(self, names: list[str], grace_s: float) -> dict[str, int | None]:
+        """Stop roles one after the other.
+
+        Returns:
+            Exit code by name; None for a role that was not running.
+        """
+        codes: dict[str, int | None] = {}
+        for name in names:
+            if name in self._watched:
+                codes[name] = self._placement.stop(name, grace_s)
+                del self._watched[name]
+                _log.info("stopped %s, exit code %s", name, codes[name])
+        return codes
+
+
+def last_error(log_path: Path) -> str:
+    """The last 'error: ...' of a role's log, or where to look."""
+    try:
+        lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"see {log_path}"
+    found = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return found[-1] if found else f"see {log_path}"

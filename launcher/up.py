@@ -1,0 +1,271 @@
+"""`launcher up`: check what can be checked at once, start the roles, watch them, end in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from launcher.display import Display, duration, evaluation_table
+from launcher.experiment import ExperimentConfig
+from launcher.program import RoleProgram, make_program
+from launcher.ray_environment import set_ray_environment
+from launcher.run_directory import RunDirectory
+from launcher.snapshot import Snapshot, SnapshotReader
+from launcher.supervisor import RunFailed, Supervisor
+from replay_service.config import EnvironmentConfig, RunConfig
+from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, check, connect
+from replay_service.keys import Keys
+from replay_service.run_state import Phase, RunStateStore
+from replay_service.service import load_seed_data
+from replay_service.tasks import find_task
+
+_TICK_S = 0.5
+_READY_TIMEOUT_S = 120.0
+_REDIS_GONE_NOTICE = "Redis does not answer; the replay service brings it back, everybody waits"
+
+_log = logging.getLogger(__name__)
+
+
+def resolve_environment(run: RunConfig) -> EnvironmentConfig:
+    """The environment's shape: known for the hand tasks, asked of the environment otherwise.
+
+    Raises:
+        EnvironmentUnknown: there is no such environment, or its spaces are not flat boxes.
+    """
+    task = find_task(run.env)
+    if task is not None:
+        return EnvironmentConfig(
+            max_episode_steps=run.environment.max_episode_steps or task.max_episode_steps,
+            observation_dim=task.observation_dim,
+            action_dim=task.action_dim,
+        )
+    from actors.environment import make_environment  # MuJoCo and gymnasium take half a second to load
+
+    environment = make_environment(run.env, max_episode_steps=run.environment.max_episode_steps)
+    spec = environment.spec
+    environment.close()
+    return EnvironmentConfig(
+        max_episode_steps=spec.max_episode_steps, observation_dim=spec.observation_dim, action_dim=spec.action_dim
+    )
+
+
+def check_inputs(run: RunConfig) -> None:
+    """Load the dataset and ping the named Redis, so that a mistake is told before anything is started.
+
+    Raises:
+        DatasetError: a source is missing, unreadable or does not fit.
+        RedisUnavailable: the named Redis does not answer or refuses the password.
+    """
+    if run.redis_url is not None:
+        check(RedisEndpoint.from_url(run.redis_url, _password()))
+    load_seed_data(run)
+
+
+def _password() -> str:
+    return os.environ.get(PASSWORD_VARIABLE, "")
+
+
+class Interrupts:
+    """Ctrl-C once asks for an orderly end, twice ends at once; SIGTERM and a closed terminal are the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def install(self) -> None:
+        """Catch SIGINT, SIGTERM and SIGHUP from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count >= 2 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+class Run:
+    """One `launcher up`, from start to end."""
+
+    def __init__(self, config: ExperimentConfig, directory: RunDirectory, console: Console) -> None:
+        self._config = config
+        self._directory = directory
+        self._console = console
+        self._interrupts = Interrupts()
+        self._endpoint: RedisEndpoint | None = None
+        self._reader: SnapshotReader | None = None
+        self._state: RunStateStore | None = None
+        self._last: Snapshot | None = None
+        self._began = time.monotonic()
+
+    def execute(self) -> str:
+        """Run until the budget is done, a stop is asked for, or a role cannot be kept alive.
+
+        Returns:
+            finished or stopped.
+
+        Raises:
+            RoleRefused: a role ended with a user error.
+            RunFailed: a role crashed more often than its budget allows.
+        """
+        set_ray_environment(private_cluster=self._config.launcher.ray_address is None)
+        from launcher.placement import RolePlacement  # ray reads its environment as it is imported, and loads slowly
+
+        self._interrupts.install()
+        title = f"{self._config.run.env}  seed {self._config.run.seed}  {self._directory.path}"
+        status = "failed"
+        with Display(title, self._console) as display:
+            display.say("starting Ray ...")
+            programs = make_program(self._config, self._directory, gpu=False)
+            placement = RolePlacement(
+                address=self._config.launcher.ray_address, num_cpus=sum(program.num_cpus for program in programs)
+            )
+            supervisor = Supervisor(
+                placement,
+                environment=self._environment,
+                max_restarts=self._config.launcher.max_restarts,
+                restart_window_s=self._config.launcher.restart_window_s,
+                on_restart=self._count_restart,
+            )
+            try:
+                if self._config.launcher.device != "cpu":
+                    programs = make_program(self._config, self._directory, gpu=placement.has_gpu())
+                self._start(supervisor, programs, display)
+                status = self._watch(supervisor, display)
+            finally:
+                self._stop(supervisor, status, display)
+                placement.shutdown()
+        return status
+
+    def summary_lines(self, status: str) -> None:
+        """Print what was learned and where the run lies."""
+        snapshot = self._last
+        if snapshot is not None and snapshot.evaluations:
+            shown = snapshot.evaluations
+            if len(shown) > 12:
+                shown = shown[:4] + shown[-8:]
+            self._console.print(evaluation_table(shown))
+        steps = (
+            f"{snapshot.state.env_steps:,} env steps, {snapshot.state.grad_steps:,} gradient steps, "
+            if snapshot
+            else ""
+        )
+        elapsed = duration(time.monotonic() - self._began)
+        self._say(f"{status}: {steps}{elapsed} in this session")
+        self._say(f"run directory: {self._directory.path}")
+        if status != "finished":
+            self._say(f"go on with: launcher up --run-dir {self._directory.path} --restart-behavior resume")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    # Start
+
+    def _start(self, supervisor: Supervisor, programs: list[RoleProgram], display: Display) -> None:
+        self._directory.ready.unlink(missing_ok=True)
+        display.say("starting the replay service, the learner, the actors and the evaluator ...")
+        for program in programs:
+            supervisor.start(program)
+            if not program.needs_redis:
+                self._wait_until_open(supervisor, program)
+            if self._interrupts.count:
+                return
+
+    def _wait_until_open(self, supervisor: Supervisor, replay: RoleProgram) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not self._directory.ready.exists():
+            supervisor.tend()
+            if time.monotonic() > deadline:
+                raise RunFailed(
+                    f"the replay service was not ready in {_READY_TIMEOUT_S:.0f} s; its log: {replay.log_path}"
+                )
+            if self._interrupts.count:
+                return
+            time.sleep(0.05)
+        self._endpoint = RedisEndpoint.load(self._directory.connection)
+        client, keys = connect(self._endpoint, reply_timeout_s=5.0), Keys(self._config.run.run_id)
+        self._reader = SnapshotReader(client, keys)
+        self._state = RunStateStore(client, keys)
+
+    def _environment(self, program: RoleProgram) -> dict[str, str]:
+        if program.needs_redis and self._endpoint is not None:
+            return self._endpoint.environment()
+        password = _password()
+        return {PASSWORD_VARIABLE: password} if password else {}
+
+    def _count_restart(self, name: str) -> None:
+        if name == "learner" and self._state is not None:
+            self._while_redis_answers(self._state.count_learner_restart)
+
+    # Watch
+
+    def _watch(self, supervisor: Supervisor, display: Display) -> str:
+        while self._interrupts.count == 0:
+            supervisor.tend()
+            snapshot = self._read()
+            if snapshot is None:
+                display.notice = _REDIS_GONE_NOTICE
+            else:
+                display.notice = ""
+                display.show(snapshot)
+                if snapshot.state.stop_requested:
+                    display.say(f"stop requested: {snapshot.state.stop_requested}")
+                    return "stopped"
+                if self._is_finished(snapshot):
+                    return "finished"
+            time.sleep(_TICK_S)
+        display.say("stopping in order; Ctrl-C again ends at once")
+        return "stopped"
+
+    def _read(self) -> Snapshot | None:
+        if self._reader is None:
+            return None
+        try:
+            self._last = self._reader.read()
+        except TRANSIENT_ERRORS:
+            return None
+        return self._last
+
+    @staticmethod
+    def _is_finished(snapshot: Snapshot) -> bool:
+        state = snapshot.state
+        return state.phase is Phase.FINISHED and state.evaluations_done >= state.evaluations_requested
+
+    # Stop
+
+    def _stop(self, supervisor: Supervisor, status: str, display: Display) -> None:
+        grace_s = self._config.launcher.stop_grace_s
+        names = supervisor.names
+        # Actors first, so that their last trajectories are stored; the learner then saves all it has seen; Redis last.
+        order = [n for n in names if n.startswith("actors")] + [n for n in names if n == "evaluator"]
+        order += [n for n in names if n == "learner"]
+        codes = supervisor.stop(order, grace_s)
+        self._read()
+        if self._state is not None:
+            state = self._state
+            self._while_redis_answers(lambda: state.set_final_status(status))
+        codes |= supervisor.stop(["replay"], grace_s)
+        for name, code in codes.items():
+            if code not in (0, None):
+                _log.warning("%s ended with code %s", name, code)
+                display.say(f"{name} ended with code {code}; see {self._directory.logs}")
+
+    @staticmethod
+    def _while_redis_answers(act: Callable[[], None]) -> None:
+        try:
+            act()
+        except TRANSIENT_ERRORS as error:
+            _log.warning("Redis: %s", error)
+
+
+def write_config(config: ExperimentConfig, directory: RunDirectory) -> Path:
+    """Write the resolved configuration; it holds no secrets."""
+    partial = directory.config.with_suffix(".partial")
+    partial.write_text(config.to_toml(), encoding="utf-8")
+    partial.replace(directory.config)
+    return directory.config

@@ -1,0 +1,1 @@
+"""The learner: torch networks, AWAC, the replay mirror, checkpoints. Never imports ray or gymnasium."""

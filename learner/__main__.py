@@ -1,0 +1,68 @@
+"""Run the learner: `python -m learner --config run.toml --checkpoint-dir DIR`.
+
+The run's Redis comes from the environment variables AWAC_REDIS_URL and AWAC_REDIS_PASSWORD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from learner.config import LearnerConfig
+from learner.learner import Learner
+from replay_service.config_file import load_role_config, load_run_config
+from replay_service.connection import RedisEndpoint
+from replay_service.errors import ConfigError
+from replay_service.process import StopSignal, configure_logging, die_with_launcher, run_role
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' takes a CUDA GPU when there is one.
+
+    Raises:
+        ConfigError: the name is unknown, or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device: expected auto, cpu or cuda, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        built = "this torch was built without CUDA" if torch.version.cuda is None else "the driver shows no GPU"
+        raise ConfigError(f"--device {name}: {built}; use --device cpu, or install a CUDA build of torch")
+    return device
+
+
+def main() -> int:
+    """Run the learner until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m learner")
+    parser.add_argument("--config", type=Path, required=True, help="the run's TOML file")
+    parser.add_argument("--checkpoint-dir", type=Path, required=True)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    arguments = parser.parse_args()
+    configure_logging("learner")
+    die_with_launcher()
+    stop = StopSignal()
+    stop.install()
+
+    def work() -> int:
+        learner = Learner(
+            load_run_config(arguments.config),
+            load_role_config(arguments.config, "learner", LearnerConfig),
+            RedisEndpoint.from_environment(),
+            checkpoint_dir=arguments.checkpoint_dir,
+            device=choose_device(arguments.device),
+            stop=stop,
+        )
+        learner.run()
+        return 0
+
+    return run_role(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""AWAC's losses as pure functions.
+
+Nair et al. 2020, "Accelerating Online Reinforcement Learning with Offline Datasets" (arXiv:2006.09359), as its
+authors' code runs it. B batch, A action, N critics, K sampled actions; float32 throughout. Equation numbers are those
+of the ICLR 2021 submission: (3) policy evaluation, (9) policy update.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_LOG_2_PI = math.log(2.0 * math.pi)
+
+
+def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+    """Log-density of actions under N(mean, diag(exp(log_std))^2), summed over the action dimensions.
+
+        log pi(a|s) = -1/2 sum_j [ ((a_j - mu_j) / sigma_j)^2 + 2 log sigma_j + log 2 pi ]
+
+    The density is the unsquashed one: the mean is bounded by a tanh, the sample is not (rlkit's GaussianPolicy).
+
+    Args:
+        mean: (B, A).
+        log_std: (A,), the same for every state.
+        actions: (B, A), as stored, not clipped.
+
+    Returns:
+        (B,), in nats.
+    """
+    scaled = (actions - mean) * torch.exp(-log_std)
+    return -0.5 * (scaled.square() + 2.0 * log_std + _LOG_2_PI).sum(dim=-1)
+
+
+def td_target(
+    rewards: Tensor, discounts: Tensor, next_q: Tensor, *, max_q: float | None = None, min_target: float | None = None
+) -> Tensor:
+    """Bootstrapped target of the critics, equation (3).
+
+        y = r + discount * min_i Qbar_i(s', a'),   a' ~ pi(.|s')
+
+    Args:
+        rewards: (B,), the n-step sum of discounted rewards.
+        discounts: (B,), gamma^n, or 0 after a terminal state.
+        next_q: (N, B), target critics at the next state; the minimum is taken over N.
+        max_q: upper bound of the target, or None. With critics that are clamped already and rewards of at most 0 it
+            changes nothing.
+        min_target: lower bound of the target, or None.
+
+    Returns:
+        (B,), no gradient.
+    """
+    target = rewards + discounts * next_q.amin(dim=0)
+    if max_q is not None or min_target is not None:
+        target = target.clamp(min=min_target, max=max_q)
+    return target.detach()
+
+
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Squared error of every critic against the common target, equation (3).
+
+        L = sum_i mean_b (Q_i(s_b, a_b) - y_b)^2
+
+    The sum over critics makes each critic's gradient that of its own mean squared error.
+
+    Args:
+        q: (N, B), carries gradient.
+        target: (B,), no gradient.
+
+    Returns:
+        A scalar.
+    """
+    return (q - target).square().mean(dim=1).sum()
+
+
+def advantage_weights(
+    advantages: Tensor,
+    *,
+    temperature: float,
+    weighting: Literal["batch_softmax", "exponential", "uniform"],
+    advantage_clip: float | None = None,
+    max_weight: float | None = None,
+    normalise: bool = False,
+) -> Tensor:
+    """Weight of each transition's log-likelihood in the policy update, equation (9) without Z(s).
+
+        A' = min(A, advantage_clip)
+        batch_softmax:  w_b = B * softmax_b(A' / lambda)         (the authors' code; mean weight 1)
+        exponential:    w_b = min(exp(A'_b / lambda), max_weight), divided by the batch mean if `normalise`
+        uniform:        w_b = 1                                  (behaviour cloning)
+
+    In a softmax over the batch one sample's weight depends on the others'; in the paper's equation it does not.
+
+    Args:
+        advantages: (B,), min_i Q_i(s, a) - V(s), in units of return.
+        temperature: lambda, in units of return, > 0.
+        weighting: which of the three.
+        advantage_clip: upper bound of the advantage, in units of return, or None.
+        max_weight: upper bound of an exponential weight, or None.
+        normalise: whether exponential weights are scaled to mean 1.
+
+    Returns:
+        (B,), non-negative, no gradient.
+    """
+    if weighting == "uniform":
+        return torch.ones_like(advantages)
+    scores = advantages.detach()
+    if advantage_clip is not None:
+        scores = scores.clamp(max=advantage_clip)
+    scores = scores / temperature
+    if weighting == "batch_softmax":
+        return torch.softmax(scores, dim=0) * scores.shape[0]
+    # Bounding the exponent bounds the weight, and keeps exp() finite.
+    weights = torch.exp(scores if max_weight is None else scores.clamp(max=math.log(max_weight)))
+    return weights / weights.mean() if normalise else weights
+
+
+def policy_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Weighted negative log-likelihood of the batch's own actions, equation (9).
+
+        L = -mean_b [ w_b * log pi(a_b|s_b) ]
+
+    Args:
+        log_prob: (B,), carries gradient.
+        weights: (B,), no gradient.
+
+    Returns:
+        A scalar.
+    """
+    return -(weights.detach() * log_prob).mean()

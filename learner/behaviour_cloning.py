@@ -1,0 +1,103 @@
+"""Behaviour cloning by maximum likelihood: the policy that the shipped demonstrations were recorded with.
+
+    python -m learner.behaviour_cloning --env pen --dataset PATH --steps 10000 --output pen.policy
+
+The policy file is one encoded `PolicyWeights` message (`replay_service.wire`), so reading it unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from learner import awac
+from learner.config import LearnerConfig
+from learner.networks import GaussianPolicy, PublicationStamp, export_policy
+from replay_service import wire
+from replay_service.config import require_at_least
+from replay_service.datasets import OfflineDataset, load_dataset
+from replay_service.errors import ConfigError
+from replay_service.experience import ExperienceSpec
+from replay_service.policy_weights import PolicySpec, PolicyWeights
+from replay_service.process import configure_logging, run_role
+from replay_service.tasks import TASKS
+
+_REPORT_EVERY_STEPS = 1_000
+
+_log = logging.getLogger(__name__)
+
+
+def clone(
+    dataset: OfflineDataset, spec: ExperienceSpec, config: LearnerConfig, *, steps: int, batch_size: int, seed: int
+) -> PolicyWeights:
+    """Fit a Gaussian policy to a dataset's actions.
+
+    Args:
+        dataset: all of its steps are used alike.
+        spec: of the environment.
+        config: gives the policy's shape, its bounds, step size and weight decay.
+        steps: gradient steps.
+        batch_size: transitions a step, drawn with replacement.
+        seed: of initialisation and sampling.
+
+    Returns:
+        The policy, as version 1.
+    """
+    observations = torch.from_numpy(np.concatenate([e.observations[:-1] for e in dataset.episodes]))
+    actions = torch.from_numpy(np.concatenate([e.actions for e in dataset.episodes]))
+    generator = torch.Generator().manual_seed(seed)
+    policy = GaussianPolicy(
+        PolicySpec(spec.observation_dim, spec.action_dim, config.policy_hidden_sizes),
+        min_log_std=config.min_log_std,
+        max_log_std=config.max_log_std,
+        generator=generator,
+    )
+    optimizer = torch.optim.Adam(
+        policy.parameters(), lr=config.policy_learning_rate, weight_decay=config.policy_weight_decay, fused=True
+    )
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(actions), (batch_size,), generator=generator)
+        log_prob = awac.gaussian_log_prob(policy(observations[rows]), policy.log_std(), actions[rows])
+        loss = awac.policy_loss(log_prob, torch.ones_like(log_prob))
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        if step % _REPORT_EVERY_STEPS == 0 or step == steps:
+            _log.info("step %d of %d: loss %.2f", step, steps, float(loss))
+    return export_policy(policy, PublicationStamp(version=1, grad_steps=steps, env_steps=0, unix_seconds=time.time()))
+
+
+def main() -> int:
+    """Clone the policy behind a dataset and write it to a file."""
+    parser = argparse.ArgumentParser(prog="python -m learner.behaviour_cloning", description=clone.__doc__)
+    parser.add_argument("--env", required=True, help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--dataset", action="append", required=True, help="a source; may be given several times")
+    parser.add_argument("--steps", type=int, default=10_000, help="gradient steps")
+    parser.add_argument("--batch-size", type=int, default=256, help="transitions a step")
+    parser.add_argument("--hidden-sizes", type=int, nargs="+", default=[256, 256, 256, 256])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="policy file to write")
+    arguments = parser.parse_args()
+    configure_logging("behaviour-cloning")
+    require_at_least("--steps", arguments.steps, 1)
+    require_at_least("--batch-size", arguments.batch_size, 1)
+    if arguments.env not in TASKS:
+        raise ConfigError(f"--env: expected one of {', '.join(TASKS)}, got {arguments.env!r}")
+    task = TASKS[arguments.env]
+    spec = ExperienceSpec(task.name, task.observation_dim, task.action_dim, task.max_episode_steps)
+    dataset = load_dataset(arguments.dataset, spec=spec)
+    config = LearnerConfig(policy_hidden_sizes=tuple(arguments.hidden_sizes))
+    policy = clone(dataset, spec, config, steps=arguments.steps, batch_size=arguments.batch_size, seed=arguments.seed)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_bytes(wire.encode_policy_weights(policy))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_role(main))

@@ -1,0 +1,209 @@
+"""Checkpoints: written beside, then renamed; read back only when every hash fits the manifest.
+
+A checkpoint is a folder `step-<grad steps>` with two files: `state.safetensors` (every tensor: policy, critics,
+targets, both optimizers, the generator) and `manifest.json` (progress, the configuration that shaped the networks, and
+the SHA-256 of every tensor). Neither format can carry code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from learner.config import LearnerConfig
+from learner.update import LearnerState
+from replay_service.errors import CheckpointError
+from replay_service.experience import ExperienceSpec
+from replay_service.run_state import Phase
+
+_FORMAT = 1
+_STATE_FILE = "state.safetensors"
+_MANIFEST_FILE = "manifest.json"
+_PREFIX = "step-"
+
+_SHAPING_FIELDS = (
+    "policy_hidden_sizes",
+    "critic_hidden_sizes",
+    "critic_layer_norm",
+    "num_critics",
+    "min_log_std",
+    "max_log_std",
+    "max_q",
+)
+"""Settings that fix the meaning of the stored tensors; a run cannot be resumed with others."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the learner has come; changes with every step and is stored beside the tensors."""
+
+    phase: Phase = Phase.SEEDING
+    offline_grad_steps: int = 0
+    online_grad_steps: int = 0
+    policy_version: int = 0
+    online_cursor: str = "0-0"
+    """Stream position up to which this state had read; the data themselves stay in Redis."""
+    env_steps: int = 0
+    next_evaluation_env_steps: int = 0
+
+    @property
+    def grad_steps(self) -> int:
+        """All gradient steps."""
+        return self.offline_grad_steps + self.online_grad_steps
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, *, spec: ExperienceSpec, config: LearnerConfig) -> None:
+        self._folder = folder
+        self._shape: dict[str, Any] = json.loads(
+            json.dumps({"spec": asdict(spec), **{name: getattr(config, name) for name in _SHAPING_FIELDS}})
+        )
+        self._keep = config.keep_checkpoints
+
+    def save(self, state: LearnerState, progress: Progress) -> Path:
+        """Write a checkpoint; an interruption at any point leaves the one before it as the newest.
+
+        Returns:
+            The checkpoint's folder.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(state).items()}
+        target = self._folder / f"{_PREFIX}{progress.grad_steps:012d}"
+        partial = self._folder / f".{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        manifest = {
+            "format": _FORMAT,
+            "shape": self._shape,
+            "progress": asdict(progress),
+            "sha256": {name: _sha256(tensor) for name, tensor in tensors.items()},
+        }
+        _write_durably(partial / _STATE_FILE, safetensors.torch.save(tensors))
+        _write_durably(partial / _MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+        if target.exists():  # the same step again, after a resume
+            shutil.rmtree(target)
+        os.replace(partial, target)
+        _sync_folder(self._folder)
+        self._remove_old()
+        return target
+
+    def restore(self, state: LearnerState) -> Progress | None:
+        """Load the newest sound checkpoint into a freshly made state; a damaged one is passed over with a warning.
+
+        Returns:
+            The progress, or None when there is no checkpoint at all.
+
+        Raises:
+            CheckpointError: there are checkpoints but none is sound, or the newest was made by another configuration.
+        """
+        candidates = self._newest_first()
+        problems: list[str] = []
+        for folder in candidates:
+            try:
+                progress = self._load(folder, state)
+            except _Damaged as error:
+                problems.append(f"{folder.name}: {error}")
+                _log.warning("checkpoint %s is damaged and passed over: %s", folder.name, error)
+            else:
+                _log.info("restored %s: %s", folder, progress)
+                return progress
+        if problems:
+            raise CheckpointError(
+                f"no checkpoint in {self._folder} is sound ({'; '.join(problems)}): "
+                "start over with --restart-behavior restart, which keeps the old run aside"
+            )
+        return None
+
+    def _load(self, folder: Path, state: LearnerState) -> Progress:
+        try:
+            manifest = json.loads((folder / _MANIFEST_FILE).read_text(encoding="utf-8"))
+            stored = safetensors.torch.load((folder / _STATE_FILE).read_bytes())
+            shape, hashes, values = manifest["shape"], dict(manifest["sha256"]), dict(manifest["progress"])
+            progress = Progress(**{**values, "phase": Phase(values["phase"])})
+        except Exception as error:
+            # Truncated or edited files raise many types, safetensors' own among them.
+            raise _Damaged(f"{type(error).__name__}: {error}") from error
+        if manifest.get("format") != _FORMAT:
+            raise CheckpointError(f"{folder}: expected checkpoint format {_FORMAT}, got {manifest.get('format')}")
+        if shape != self._shape:
+            changed = sorted(name for name in {*shape, *self._shape} if shape.get(name) != self._shape.get(name))
+            details = "; ".join(f"{n}: checkpoint {shape.get(n)}, now {self._shape.get(n)}" for n in changed)
+            raise CheckpointError(f"{folder} was made by another configuration ({details}): a run keeps its networks")
+        # Optimizers hold no tensors before their first step; an empty step makes the places to load into.
+        own = _tensors(state, materialise=True)
+        if set(stored) != set(own) or set(hashes) != set(stored):
+            raise _Damaged(f"expected tensors {sorted(own)[:3]}..., got {sorted(stored)[:3]}...")
+        for name, tensor in stored.items():
+            if _sha256(tensor) != hashes[name]:
+                raise _Damaged(f"tensor {name} does not have the hash that the manifest names")
+            if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+                raise _Damaged(f"tensor {name}: expected {tuple(own[name].shape)}, got {tuple(tensor.shape)}")
+        with torch.no_grad():
+            for name, tensor in stored.items():
+                if name != "generator":
+                    own[name].copy_(tensor)
+        state.generator.set_state(stored["generator"])
+        state.grad_steps = progress.grad_steps
+        return progress
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{_PREFIX}*"), reverse=True)
+
+    def _remove_old(self) -> None:
+        for folder in self._newest_first()[self._keep :]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Damaged(Exception):
+    """This checkpoint cannot be used; another one may."""
+
+
+def _tensors(state: LearnerState, *, materialise: bool = False) -> dict[str, Tensor]:
+    """Every tensor of the state under a stable name; the tensors themselves, not copies."""
+    named: dict[str, Tensor] = {"generator": state.generator.get_state()}
+    for part, module in (("policy", state.policy), ("critics", state.critics), ("targets", state.target_critics)):
+        named |= {f"{part}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
+    for part, optimizer, module in (
+        ("policy_optimizer", state.policy_optimizer, state.policy),
+        ("critic_optimizer", state.critic_optimizer, state.critics),
+    ):
+        for name, parameter in module.named_parameters():
+            slots = optimizer.state[parameter]
+            if materialise and not slots:
+                slots["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                slots["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                slots["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            named |= {f"{part}.{name}.{slot}": tensor for slot, tensor in slots.items()}
+    return named
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,137 @@
+"""Settings of the learner: AWAC's hyper-parameters, each with its source, and the named presets.
+
+Sources: [hand] the authors' published script `examples/awac/hand/awac1.py` (rlkit ac45a9d), [mujoco] the same for
+locomotion, [paper] Nair et al. 2020 (arXiv:2006.09359), Table 2 and appendix A.3. The defaults are [hand].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from replay_service.config import require_at_least, require_between, require_positive
+from replay_service.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """The `[learner]` table."""
+
+    batch_size: int = 1024
+    """Transitions a gradient step, online. [hand], [paper]"""
+    offline_batch_size: int = 128
+    """Transitions a gradient step in the offline phase: the authors' trainer default, set by no script. [hand]"""
+    discount: float = 0.99
+    """Discount factor gamma. [hand], [paper]"""
+    n_step: int = 1
+    """Steps of reward before the bootstrap. 1: one-step targets. [hand]"""
+    target_update_rate: float = 0.005
+    """Polyak rate tau of the target critics, applied at every gradient step. [hand], [paper]"""
+    target_initialisation: Literal["independent", "copy"] = "independent"
+    """Whether the target critics start with weights of their own, as rlkit's never-copied ones, or as copies. [hand]"""
+    policy_learning_rate: float = 3e-4
+    """Adam's step size for the policy. [hand], [paper]"""
+    critic_learning_rate: float = 3e-4
+    """Adam's step size for the critics. [hand], [paper]"""
+    policy_weight_decay: float = 1e-4
+    """L2 penalty in Adam's gradient (not AdamW), on every policy parameter, the std logits included. [hand], [paper]"""
+    policy_hidden_sizes: tuple[int, ...] = (256, 256)
+    """Hidden layers of the policy. [hand] 256-256, [paper] four of 256."""
+    critic_hidden_sizes: tuple[int, ...] = (256, 256)
+    """Hidden layers of each critic. [hand] 256-256, [paper] four of 256."""
+    critic_layer_norm: bool = False
+    """Layer normalisation before each hidden ReLU of the critics. [hand] none."""
+    num_critics: int = 2
+    """Critics in the ensemble. [hand], [paper] twin critics."""
+    num_target_critics: int = 2
+    """Critics whose minimum forms the target, drawn anew each step when fewer than `num_critics`. [hand] both."""
+    min_log_std: float = -6.0
+    """Lower bound of the policy's log standard deviation; it starts at the middle of both bounds. [hand], [paper]"""
+    max_log_std: float = 0.0
+    """Upper bound of the policy's log standard deviation. [hand], [paper]"""
+    temperature: float = 0.5
+    """Lagrange multiplier lambda (rlkit: beta): advantages are divided by it. [hand] 0.5, [paper] 0.3, [mujoco] 2."""
+    advantage_clip: float | None = 0.5
+    """Upper bound of the advantage, applied before the division by the temperature; None: no bound. [hand] 0.5."""
+    weighting: Literal["batch_softmax", "exponential", "uniform"] = "batch_softmax"
+    """batch_softmax: softmax of the batch's advantages, times the batch size [hand]. exponential: exp(A / lambda),
+    bounded by `max_weight`. uniform: every weight 1, which is behaviour cloning."""
+    max_weight: float | None = None
+    """Upper bound of an exponential weight; None: no bound. Unused by batch_softmax."""
+    normalise_weights: bool = False
+    """Scale exponential weights to mean 1 over the batch, after `max_weight`. Unused by batch_softmax."""
+    value_estimate: Literal["mean_action", "sample"] = "mean_action"
+    """V(s) as the Q of the policy's mean action [hand], or the mean Q of `value_samples` sampled actions [mujoco]."""
+    value_samples: int = 1
+    """Sampled actions behind V(s) when `value_estimate` is 'sample'. [mujoco] 1."""
+    max_q: float | None = 0.0
+    """Clamp of the critics' output from above, online and target: rewards of -1 and 0 never pay more than 0. [hand]"""
+    min_target: float | None = None
+    """Lower bound of the critic's target; None: none. [hand]"""
+    use_terminals: bool = False
+    """Whether a terminal state stops the bootstrap. The hand tasks never terminate. [hand] false, [mujoco] true."""
+    offline_fraction: float | None = None
+    """Share of each online batch that is drawn from the seed data; None: uniform over all data. [hand] uniform."""
+
+    publish_every_grad_steps: int = 100
+    """Gradient steps between two published policy versions."""
+    evaluate_every_env_steps: int = 10_000
+    """Online environment steps between two evaluated policy versions. 0: only the offline and the last one."""
+    evaluate_untrained: bool = True
+    """Also evaluate the policy before its first update (version 0)."""
+    report_every_s: float = 2.0
+    """Seconds between two reports of the learner's metrics."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between two checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept."""
+    threads: int = 0
+    """Threads of torch on the CPU. 0: one a core."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "offline_batch_size", "n_step", "num_critics", "num_target_critics",
+                     "value_samples", "publish_every_grad_steps", "keep_checkpoints"):  # fmt: skip
+            require_at_least(f"learner.{name}", getattr(self, name), 1)
+        for name in ("policy_learning_rate", "critic_learning_rate", "temperature", "report_every_s",
+                     "checkpoint_every_s"):  # fmt: skip
+            require_positive(f"learner.{name}", getattr(self, name))
+        for name in ("policy_weight_decay", "evaluate_every_env_steps", "threads"):
+            require_at_least(f"learner.{name}", getattr(self, name), 0)
+        require_between("learner.discount", self.discount, 0.0, 1.0)
+        require_between("learner.target_update_rate", self.target_update_rate, 0.0, 1.0)
+        require_at_least("learner.num_critics", self.num_critics, self.num_target_critics)
+        if self.max_weight is not None:
+            require_positive("learner.max_weight", self.max_weight)
+        if self.offline_fraction is not None:
+            require_between("learner.offline_fraction", self.offline_fraction, 0.0, 1.0)
+        if self.min_log_std >= self.max_log_std:
+            raise ConfigError(f"learner.min_log_std: expected below {self.max_log_std:g}, got {self.min_log_std:g}")
+        for name in ("policy_hidden_sizes", "critic_hidden_sizes"):
+            for size in getattr(self, name):
+                require_at_least(f"learner.{name}", size, 1)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "paper": {
+        "policy_hidden_sizes": (256, 256, 256, 256),
+        "critic_hidden_sizes": (256, 256, 256, 256),
+        "temperature": 0.3,
+        "advantage_clip": None,
+    },
+    "locomotion": {
+        "policy_hidden_sizes": (256, 256, 256, 256),
+        "temperature": 2.0,
+        "advantage_clip": None,
+        "value_estimate": "sample",
+        "max_q": None,
+        "use_terminals": True,
+    },
+    "behaviour-cloning": {"weighting": "uniform", "offline_batch_size": 256},
+}
+"""Settings of the `[learner]` table that differ from its defaults, by preset.
+
+published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
+text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
+terminal states. behaviour-cloning: every weight 1; the critics learn along and change nothing.
+"""

@@ -1,0 +1,354 @@
+"""The learner's process: seeding -> pretraining -> online -> finished, resumable in any of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from learner.checkpoint import CheckpointStore, Progress
+from learner.config import LearnerConfig
+from learner.metrics import LearnerMetrics
+from learner.mirror import ReplayMirror, n_step_transitions
+from learner.networks import PublicationStamp, export_policy
+from learner.report import MetricMeans
+from learner.update import LearnerState, UpdateMetrics, gradient_step, make_state
+from replay_service.config import RunConfig
+from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.errors import CheckpointError, DatasetError
+from replay_service.keys import Keys
+from replay_service.patience import Patience
+from replay_service.policy_weights import PolicyWeights
+from replay_service.process import StopSignal, WaitNotice, serve_metrics
+from replay_service.rate_limiter import updates_allowed
+from replay_service.reports import LearnerReport, Reports
+from replay_service.run_state import Phase, RunState, RunStateStore
+from replay_service.seeding import SeedInfo, seed_info
+from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryReader
+from replay_service.weights_channel import WeightsChannel
+
+_PROCESS_NAME = "learner"
+_SYNC_EVERY_S = 0.05
+"""Longest time between two round trips to Redis while updates go on."""
+_BLOCK_MS = 100
+_IDLE_PAUSE_S = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class Learner:
+    """The process. `run` is startup, the phases, shutdown."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        config: LearnerConfig,
+        endpoint: RedisEndpoint,
+        *,
+        checkpoint_dir: Path,
+        device: torch.device,
+        stop: StopSignal,
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._device = device
+        self._stop = stop
+        keys = Keys(run.run_id)
+        self._keys = keys
+        self._client = connect(endpoint)
+        self._run_state = RunStateStore(self._client, keys)
+        self._channel = WeightsChannel(self._client, keys)
+        self._reports = Reports(self._client, keys)
+        self._quarantine = Quarantine(self._client, keys)
+        self._patience = Patience("learner", stop)
+        self._notice = WaitNotice("learner")
+        self._store = CheckpointStore(checkpoint_dir, spec=run.spec, config=config)
+        self._registry = CollectorRegistry()
+        self._metrics = LearnerMetrics.register(self._registry)
+        self._means = MetricMeans()
+        self._state: LearnerState = make_state(config, run.spec, seed=run.seed, device=device)
+        self._progress = Progress()
+        self._last_sync = self._last_checkpoint = time.monotonic()
+        self._waited_s = 0.0
+        self._mirror: ReplayMirror
+        self._reader = TrajectoryReader(self._client, keys.online, run.spec)
+
+    def run(self) -> None:
+        """Work until the budget is done and a stop is asked for.
+
+        Raises:
+            CheckpointError: the run has made progress that no sound checkpoint holds.
+            DatasetError: a seed message does not fit the run.
+        """
+        torch.set_num_threads(self._config.threads or os.cpu_count() or 1)
+        address = serve_metrics(self._registry, self._run.metrics_host)
+        seeded = self._wait_for_seed()
+        if seeded is None:
+            return
+        self._patience.until_answered(lambda: self._run_state.publish_endpoint(_PROCESS_NAME, address))
+        self._restore()
+        self._fill_mirror(seeded)
+        if self._progress.phase in (Phase.SEEDING, Phase.PRETRAINING):
+            self._pretrain()
+        if self._progress.phase is Phase.ONLINE and not self._stop.is_set():
+            self._fine_tune()
+        self._finish()
+
+    # Startup
+
+    def _wait_for_seed(self) -> SeedInfo | None:
+        while not self._stop.is_set():
+            found = self._patience.until_answered(lambda: seed_info(self._client, self._keys))
+            if found is not None:
+                self._notice.done()
+                return found
+            self._notice.waiting("the replay service to seed the buffer")
+            self._stop.wait(_IDLE_PAUSE_S)
+        return None
+
+    def _restore(self) -> None:
+        shared = self._patience.until_answered(self._run_state.read)
+        restored = self._store.restore(self._state)
+        if restored is None:
+            if shared is not None and shared.policy_version > 0:
+                raise CheckpointError(
+                    f"run {self._run.run_id!r} has published policy version {shared.policy_version}, but its "
+                    "checkpoints are gone: put them back, or start over with --restart-behavior restart"
+                )
+            return
+        self._progress = restored
+        if shared is not None:
+            # Actors must see a newer number than any they have; what they then fetch is the restored policy.
+            self._progress.policy_version = max(restored.policy_version, shared.policy_version)
+            if self._budget_grew(shared):
+                self._progress.phase = Phase.ONLINE
+        if self._progress.phase is Phase.ONLINE:
+            self._patience.until_answered(lambda: self._publish(enter=Phase.ONLINE))
+
+    def _budget_grew(self, shared: RunState) -> bool:
+        return self._progress.phase is Phase.FINISHED and shared.env_steps < shared.num_env_steps
+
+    def _fill_mirror(self, seeded: SeedInfo) -> None:
+        spec = self._run.spec
+        self._mirror = ReplayMirror(
+            observation_dim=spec.observation_dim,
+            action_dim=spec.action_dim,
+            seed_steps=seeded.steps,
+            capacity=self._run.replay.capacity,
+            evict_seed=self._run.replay.evict_seed,
+            device=self._device,
+        )
+        reader = TrajectoryReader(self._client, self._keys.seed, spec)
+        while not self._stop.is_set():
+            entries = self._patience.until_answered(lambda: list(reader.read(count=64)))
+            if not entries:
+                break
+            for entry in entries:
+                if isinstance(entry, BadEntry):
+                    raise DatasetError(f"seed entry {entry.entry_id} does not fit the run: {entry.reason}")
+                self._mirror.insert_seed(
+                    n_step_transitions(
+                        entry.trajectory,
+                        n_step=self._config.n_step,
+                        discount=self._config.discount,
+                        use_terminals=self._config.use_terminals,
+                    )
+                )
+        while self._ingest(block_ms=None) and not self._stop.is_set():
+            pass
+        _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
+
+    # Phases
+
+    def _pretrain(self) -> None:
+        config, progress = self._config, self._progress
+        if progress.phase is Phase.SEEDING:
+            progress.phase = Phase.PRETRAINING
+            if config.evaluate_untrained:
+                self._patience.until_answered(self._request_untrained_evaluation)
+        if self._mirror.size == 0 and self._run.num_offline_steps:
+            _log.warning("the offline phase is skipped: the run has no offline data")
+        else:
+            while progress.offline_grad_steps < self._run.num_offline_steps and not self._stop.is_set():
+                batch = self._mirror.sample(config.offline_batch_size, self._state.generator, offline_fraction=None)
+                self._note_step(gradient_step(self._state, batch, config), config.offline_batch_size)
+                progress.offline_grad_steps += 1
+                self._keep_house()
+        if self._stop.is_set():
+            return
+        progress.phase = Phase.ONLINE
+        progress.next_evaluation_env_steps = config.evaluate_every_env_steps
+        # The checkpoint comes first: once actors have seen version 1, a crash must never lead back behind it.
+        self._checkpoint()
+        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.ONLINE))
+        self._sync(block_ms=None)
+        _log.info("offline phase done after %d gradient steps; going online", progress.offline_grad_steps)
+
+    def _fine_tune(self) -> None:
+        config, progress = self._config, self._progress
+        self._sync(block_ms=None)
+        while not self._stop.is_set():
+            allowed = self._updates_allowed()
+            if allowed == 0:
+                if self._budget_is_done():
+                    self._complete()
+                    return
+                self._await_experience()
+                continue
+            self._notice.done()
+            for _ in range(min(allowed, config.publish_every_grad_steps)):
+                batch = self._mirror.sample(
+                    config.batch_size, self._state.generator, offline_fraction=config.offline_fraction
+                )
+                self._note_step(gradient_step(self._state, batch, config), config.batch_size)
+                progress.online_grad_steps += 1
+                self._keep_house()
+                if progress.online_grad_steps % config.publish_every_grad_steps == 0:
+                    self._patience.until_answered(self._publish_online)
+                if self._stop.is_set():
+                    break
+
+    def _complete(self) -> None:
+        self._progress.phase = Phase.FINISHED
+        self._checkpoint()
+        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.FINISHED))
+        self._sync(block_ms=None)
+        _log.info("budget done: %d env steps, %d gradient steps", self._progress.env_steps, self._progress.grad_steps)
+
+    def _finish(self) -> None:
+        if self._progress.phase is not Phase.FINISHED and self._progress.phase is not Phase.SEEDING:
+            self._checkpoint()
+        self._report()
+        while not self._stop.wait(1.0):
+            pass  # finished: metrics stay up until the launcher ends the run
+        try:
+            self._run_state.withdraw_endpoint(_PROCESS_NAME)
+        except TRANSIENT_ERRORS as error:
+            _log.warning("left without saying goodbye: %s", error)
+
+    # Steps of the loop
+
+    def _updates_allowed(self) -> int:
+        if self._mirror.size == 0:
+            return 0
+        return updates_allowed(
+            env_steps=self._progress.env_steps,
+            online_grad_steps=self._progress.online_grad_steps,
+            utd_ratio=self._run.utd_ratio,
+            initial_env_steps=min(self._run.initial_env_steps, self._run.num_env_steps),
+        )
+
+    def _budget_is_done(self) -> bool:
+        return self._progress.env_steps >= self._run.num_env_steps
+
+    def _await_experience(self) -> None:
+        self._notice.waiting("environment steps from the actors (limiter)")
+        began = time.monotonic()
+        self._sync(block_ms=_BLOCK_MS)
+        waited = time.monotonic() - began
+        self._waited_s += waited
+        self._metrics.wait_seconds.inc(waited)
+        if self._means.seconds >= self._config.report_every_s:
+            self._report()
+
+    def _note_step(self, metrics: UpdateMetrics, batch_size: int) -> None:
+        self._means.add(metrics)
+        self._metrics.grad_steps.inc()
+        self._metrics.samples.inc(batch_size)
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        if now - self._last_sync >= _SYNC_EVERY_S:
+            self._sync(block_ms=None)
+        if self._means.seconds >= self._config.report_every_s:
+            self._report()
+        if now - self._last_checkpoint >= self._config.checkpoint_every_s:
+            self._checkpoint()
+
+    def _sync(self, *, block_ms: int | None) -> None:
+        """Tell Redis how far the learner is, take in new trajectories, and learn how many steps are stored."""
+        progress = self._progress
+
+        def exchange() -> int:
+            counters = {"grad_steps": progress.grad_steps, "online_grad_steps": progress.online_grad_steps}
+            self._client.hset(self._keys.run, mapping=counters)
+            self._ingest(block_ms=block_ms)
+            return int(self._client.hget(self._keys.run, "env_steps") or 0)
+
+        env_steps = self._patience.until_answered(exchange)
+        if env_steps is not None:
+            progress.env_steps = env_steps
+        self._last_sync = time.monotonic()
+
+    def _ingest(self, *, block_ms: int | None) -> int:
+        taken = 0
+        for entry in self._reader.read(count=64, block_ms=block_ms):
+            if isinstance(entry, BadEntry):
+                steps = self._quarantine.put(entry)
+                _log.warning("quarantined %s (%d steps): %s", entry.entry_id, steps, entry.reason)
+            else:
+                transitions = n_step_transitions(
+                    entry.trajectory,
+                    n_step=self._config.n_step,
+                    discount=self._config.discount,
+                    use_terminals=self._config.use_terminals,
+                )
+                self._mirror.insert_online(transitions, first_step=entry.first_step)
+                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
+            taken += 1
+        self._progress.online_cursor = self._reader.cursor
+        return taken
+
+    def _publish_online(self) -> None:
+        progress, every = self._progress, self._config.evaluate_every_env_steps
+        due = every > 0 and progress.env_steps >= progress.next_evaluation_env_steps
+        self._publish(for_evaluation=due)
+        while due and progress.next_evaluation_env_steps <= progress.env_steps:
+            progress.next_evaluation_env_steps += every
+
+    def _publish(self, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
+        version = self._progress.policy_version + 1
+        self._channel.publish(self._export(version), for_evaluation=for_evaluation, enter=enter)
+        self._progress.policy_version = version
+        self._metrics.policy_version.set(version)
+        self._metrics.publications.inc()
+
+    def _request_untrained_evaluation(self) -> None:
+        self._channel.request_evaluation(self._export(0))
+
+    def _export(self, version: int) -> PolicyWeights:
+        progress = self._progress
+        return export_policy(
+            self._state.policy, PublicationStamp(version, progress.grad_steps, progress.env_steps, time.time())
+        )
+
+    def _report(self) -> None:
+        means, steps, seconds = self._means.take()
+        waited, self._waited_s = self._waited_s, 0.0
+        for name, value in means.items():
+            self._metrics.update.labels(name).set(value)
+        self._metrics.mirror_transitions.labels("seed").set(self._mirror.seed_size)
+        self._metrics.mirror_transitions.labels("online").set(self._mirror.online_size)
+        rates = {"grad_steps_per_second": steps / seconds, "waiting_ratio": min(1.0, waited / seconds)}
+        report = LearnerReport(
+            grad_steps=self._progress.grad_steps,
+            env_steps=self._progress.env_steps,
+            unix_seconds=time.time(),
+            metrics={
+                **means,
+                **rates,
+                "seed_transitions": float(self._mirror.seed_size),
+                "online_transitions": float(self._mirror.online_size),
+            },
+        )
+        self._patience.until_answered(lambda: self._reports.add_learner_report(report))
+
+    def _checkpoint(self) -> None:
+        folder = self._store.save(self._state, self._progress)
+        self._last_checkpoint = time.monotonic()
+        self._metrics.checkpoints.inc()
+        _log.info("checkpoint %s", folder.name)

@@ -1,0 +1,236 @@
+"""The replay mirror: every transition that Redis retains, as preallocated tensors on the learner's device.
+
+Sampling never leaves the device: a batch is one draw of indices and five gathers. The mirror holds the seed data in
+rows [0, S) and the online data in a ring of rows [S, S + C). It evicts whole trajectories by the rule that
+`append.lua` uses, so it holds what the stream holds, and a mirror rebuilt from the stream has every transition in the
+row where the old one had it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from replay_service.experience import FloatArray, Trajectory
+
+
+class TransitionBatch(NamedTuple):
+    """B transitions, possibly of several steps each."""
+
+    observations: Tensor
+    """(B, O) float32."""
+    actions: Tensor
+    """(B, A) float32, as stored, not clipped."""
+    rewards: Tensor
+    """(B,) float32, discounted sum over the steps of the transition."""
+    discounts: Tensor
+    """(B,) float32, gamma^n; 0 after a terminal state when terminals are used."""
+    next_observations: Tensor
+    """(B, O) float32, n steps later."""
+
+
+class Transitions(NamedTuple):
+    """T transitions of one trajectory, as NumPy arrays with the fields of `TransitionBatch`."""
+
+    observations: FloatArray
+    actions: FloatArray
+    rewards: FloatArray
+    discounts: FloatArray
+    next_observations: FloatArray
+
+
+def n_step_transitions(trajectory: Trajectory, *, n_step: int, discount: float, use_terminals: bool) -> Transitions:
+    """Turn a trajectory's T steps into T transitions of up to `n_step` steps.
+
+        R_t = sum_{i<k} gamma^i r_{t+i},   s'_t = s_{t+k},   discount_t = gamma^k,   k = min(n, T - t)
+
+    Towards the end of the trajectory k shrinks: the bootstrap then comes earlier, from the last observation. The
+    discount is 0 where the transition ends in a terminal state and `use_terminals` holds; a time limit never
+    stops the bootstrap.
+    """
+    steps = trajectory.num_steps
+    starts = np.arange(steps)
+    lengths = np.minimum(n_step, steps - starts)
+    rewards = np.zeros(steps, dtype=np.float64)
+    for i in range(min(n_step, steps)):
+        reachable = starts[: steps - i]
+        rewards[: steps - i] += discount**i * trajectory.rewards[reachable + i]
+    ends = starts + lengths
+    discounts = discount ** lengths.astype(np.float64)
+    if use_terminals and trajectory.terminated:
+        discounts[ends == steps] = 0.0
+    return Transitions(
+        observations=trajectory.observations[:-1],
+        actions=trajectory.actions,
+        rewards=rewards.astype(np.float32),
+        discounts=discounts.astype(np.float32),
+        next_observations=trajectory.observations[ends],
+    )
+
+
+class ReplayMirror:
+    """Seed rows and an online ring, sampled together.
+
+    Args:
+        seed_steps: S, transitions of the offline data.
+        capacity: C, most online transitions that are kept.
+        evict_seed: whether seed and online data share the capacity, first in first out.
+        device: where the tensors live.
+    """
+
+    def __init__(
+        self,
+        *,
+        observation_dim: int,
+        action_dim: int,
+        seed_steps: int,
+        capacity: int,
+        evict_seed: bool,
+        device: torch.device,
+    ) -> None:
+        rows = seed_steps + capacity
+        self._seed_steps = seed_steps
+        self._capacity = capacity
+        self._evict_seed = evict_seed
+        self._device = device
+        self._observations = torch.zeros(rows, observation_dim, device=device)
+        self._actions = torch.zeros(rows, action_dim, device=device)
+        self._rewards = torch.zeros(rows, device=device)
+        self._discounts = torch.zeros(rows, device=device)
+        self._next_observations = torch.zeros(rows, observation_dim, device=device)
+        self._seed_filled = 0
+        self._lengths: deque[int] = deque()  # trajectories in the ring, oldest first
+        self._online_end = 0  # logical index after the newest online transition, counted since the run began
+        self._next_first_step: int | None = None  # stream position that the next entry should have
+        self.online_size = 0
+
+    @property
+    def seed_size(self) -> int:
+        """Seed transitions that are still sampled."""
+        if not self._evict_seed:
+            return self._seed_filled
+        return max(0, min(self._seed_filled, self._capacity - self._online_end))
+
+    @property
+    def size(self) -> int:
+        """Transitions that are sampled."""
+        return self.seed_size + self.online_size
+
+    def insert_seed(self, transitions: Transitions) -> None:
+        """Append seed transitions.
+
+        Raises:
+            ValueError: more than `seed_steps` in all.
+        """
+        first, last = self._seed_filled, self._seed_filled + len(transitions.rewards)
+        if last > self._seed_steps:
+            raise ValueError(f"expected {self._seed_steps} seed transitions in all, got at least {last}")
+        self._write(slice(first, last), transitions)
+        self._seed_filled = last
+
+    def insert_online(self, transitions: Transitions, *, first_step: int) -> None:
+        """Append one trajectory of the online stream and evict what no longer fits.
+
+        Args:
+            transitions: of one stream entry.
+            first_step: the entry's position in the stream. A position behind the newest one means that Redis lost
+                its last second and was filled again: those rows are replaced.
+        """
+        count = len(transitions.rewards)
+        if self._next_first_step is None:
+            self._online_end = first_step
+        elif first_step < self._next_first_step:
+            self._rewind(self._next_first_step - first_step)
+        self._next_first_step = first_step + count
+        if count > self._capacity:
+            transitions = Transitions(*(array[-self._capacity :] for array in transitions))
+        rows = (
+            self._online_end + count - len(transitions.rewards) + np.arange(len(transitions.rewards))
+        ) % self._capacity
+        self._write(torch.from_numpy(rows + self._seed_steps).to(self._device), transitions)
+        self._online_end += count
+        self._lengths.append(count)
+        self.online_size += count
+        while self.online_size > self._capacity and len(self._lengths) > 1:
+            self.online_size -= self._lengths.popleft()
+        self.online_size = min(self.online_size, self._capacity)
+
+    def _rewind(self, steps: int) -> None:
+        while steps > 0 and self._lengths:
+            newest = self._lengths.pop()
+            self.online_size -= newest
+            self._online_end -= newest
+            steps -= newest
+        self.online_size = max(0, self.online_size)
+
+    def sample(self, batch_size: int, generator: torch.Generator, *, offline_fraction: float | None) -> TransitionBatch:
+        """Draw a batch with replacement.
+
+        Args:
+            batch_size: B.
+            generator: on the mirror's device.
+            offline_fraction: share of the batch from the seed data, rounded; None draws uniformly from all. When one
+                side is empty, the whole batch comes from the other.
+
+        Raises:
+            ValueError: the mirror is empty.
+        """
+        if self.size == 0:
+            raise ValueError("expected at least one transition to sample from, the mirror is empty")
+        if offline_fraction is None or self.seed_size == 0 or self.online_size == 0:
+            logical = self._draw(self.size, batch_size, generator)
+        else:
+            from_seed = round(offline_fraction * batch_size)
+            logical = torch.cat(
+                [
+                    self._draw(self.seed_size, from_seed, generator),
+                    self._draw(self.online_size, batch_size - from_seed, generator) + self.seed_size,
+                ]
+            )
+        return self.gather(self._rows(logical))
+
+    def gather(self, rows: Tensor) -> TransitionBatch:
+        """The transitions of the given rows, (B,) int64."""
+        return TransitionBatch(
+            self._observations.index_select(0, rows),
+            self._actions.index_select(0, rows),
+            self._rewards.index_select(0, rows),
+            self._discounts.index_select(0, rows),
+            self._next_observations.index_select(0, rows),
+        )
+
+    def check_valid(self) -> str | None:
+        """Say which invariant is broken, or None; for tests and after a rebuild."""
+        if self.online_size > self._capacity:
+            return f"online_size {self.online_size} exceeds the capacity {self._capacity}"
+        if len(self._lengths) > 1 and sum(self._lengths) != self.online_size:
+            return f"trajectories hold {sum(self._lengths)} steps, online_size is {self.online_size}"
+        if self._evict_seed and self.size > self._capacity + self._seed_steps:
+            return f"size {self.size} exceeds capacity and seed together"
+        return None
+
+    def _draw(self, bound: int, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(bound, (count,), generator=generator, device=self._device)
+
+    def _rows(self, logical: Tensor) -> Tensor:
+        """Logical index (oldest seed first, newest online last) -> row."""
+        seed_size = self.seed_size
+        first_seed = self._seed_filled - seed_size
+        first_online = self._online_end - self.online_size
+        online_rows = (logical - seed_size + first_online) % self._capacity + self._seed_steps
+        return torch.where(logical < seed_size, logical + first_seed, online_rows)
+
+    def _write(self, rows: slice | Tensor, transitions: Transitions) -> None:
+        for target, source in (
+            (self._observations, transitions.observations),
+            (self._actions, transitions.actions),
+            (self._rewards, transitions.rewards),
+            (self._discounts, transitions.discounts),
+            (self._next_observations, transitions.next_observations),
+        ):
+            # A copy, because arrays decoded from the wire are read-only views, which torch refuses to share.
+            target[rows] = torch.from_numpy(np.array(source)).to(self._device)

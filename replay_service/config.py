@@ -1,0 +1,158 @@
+"""Settings that more than one role reads, and those of the replay service.
+
+`RunConfig` stands at the top level of a configuration file, `ReplayConfig` in its `[replay]` table. Every field has
+its unit in its name; a value out of range is refused with the field, the value and the bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from replay_service.errors import ConfigError
+from replay_service.experience import ExperienceSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentConfig:
+    """The `[environment]` table: shape of the environment, filled in by the launcher when left at 0."""
+
+    max_episode_steps: int = 0
+    """Time limit of an episode, in environment steps. 0: the task's own (200 for the hand tasks)."""
+    observation_dim: int = 0
+    """Length of an observation. 0: asked of the environment at start."""
+    action_dim: int = 0
+    """Length of an action. 0: asked of the environment at start."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_episode_steps", "observation_dim", "action_dim"):
+            require_at_least(f"environment.{name}", getattr(self, name), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """The `[replay]` table: the replay service and its Redis."""
+
+    capacity: int = 1_000_000
+    """Transitions of online experience that are kept; the oldest go first."""
+    evict_seed: bool = True
+    """One first-in-first-out buffer over seed and online data, as the authors' (rlkit): once they exceed `capacity`
+    together, the seed data leave first. false: the seed data stay for ever."""
+    max_memory_mb: int = 4096
+    """Memory limit of the embedded Redis, in MiB; at the limit it refuses writes rather than forgetting."""
+    port: int = 0
+    """TCP port of the embedded Redis on the loopback interface. 0: a free one."""
+    server_path: str | None = None
+    """Redis-compatible server to start. None: valkey-server or redis-server on the PATH, else the packaged one."""
+    actor_timeout_s: float = 60.0
+    """An actor silent for this many seconds gives its admitted steps back to the others."""
+
+    def __post_init__(self) -> None:
+        require_at_least("replay.capacity", self.capacity, 1)
+        require_at_least("replay.max_memory_mb", self.max_memory_mb, 64)
+        require_at_least("replay.port", self.port, 0)
+        require_positive("replay.actor_timeout_s", self.actor_timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run is: the task, its data, its budget, and the ratio that holds learner and actors together."""
+
+    env: str = "relocate"
+    """Task to learn: pen, door or relocate (the paper's binary hand tasks), or any gymnasium id with Box spaces."""
+    dataset: tuple[str, ...] = ()
+    """Offline data: a Minari id or directory, a D4RL HDF5 file, a DAPG pickle, or an .npz; several may be given.
+    Default: the demonstrations that ship with the project, for the three tasks. 'none': start with an empty buffer."""
+    preset: str = "auto"
+    """Named settings of the learner: published, paper, locomotion or behaviour-cloning. auto: published for the three
+    tasks, locomotion for any other environment."""
+    seed: int = 0
+    """Root of every random generator of the run."""
+    actors: int = 2
+    """Number of rollout actors, one process and one environment each."""
+    num_offline_steps: int = 25_000
+    """Gradient steps on the offline data before the first online step."""
+    num_env_steps: int = 1_000_000
+    """Budget of online environment steps, all actors together."""
+    utd_ratio: float = 1.0
+    """Gradient steps per online environment step (update-to-data ratio)."""
+    initial_env_steps: int = 1_000
+    """Online steps that are collected before the first online gradient step."""
+    max_env_steps_ahead: int = 0
+    """How many environment steps the actors may be ahead of the learner. 0: room for two rollouts of every actor."""
+    rollout_length: int = 200
+    """Environment steps in one message, at most; a message never crosses the end of an episode."""
+    run_id: str = ""
+    """Name of the run, and of its keys in Redis. Default: the run directory's name."""
+    redis_url: str | None = None
+    """A Redis to use (redis://, rediss:// or unix://). Default: an embedded server. Its password belongs into the
+    environment variable AWAC_REDIS_PASSWORD, not here."""
+    metrics_host: str = "127.0.0.1"
+    """Interface of the Prometheus endpoints and of the service discovery."""
+    discovery_port: int = 0
+    """Port of the replay service's HTTP service discovery for Prometheus. 0: a free one."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+
+    def __post_init__(self) -> None:
+        if not self.env:
+            raise ConfigError("env: expected a task name or a gymnasium id, got an empty text")
+        require_at_least("seed", self.seed, 0)
+        require_at_least("actors", self.actors, 1)
+        require_at_least("num_offline_steps", self.num_offline_steps, 0)
+        require_at_least("num_env_steps", self.num_env_steps, 0)
+        require_positive("utd_ratio", self.utd_ratio)
+        require_at_least("initial_env_steps", self.initial_env_steps, 0)
+        require_at_least("max_env_steps_ahead", self.max_env_steps_ahead, 0)
+        require_at_least("rollout_length", self.rollout_length, 1)
+        require_at_least("discovery_port", self.discovery_port, 0)
+
+    @property
+    def tolerance_env_steps(self) -> int:
+        """Width of the limiter's band, in environment steps (`max_env_steps_ahead` or its default)."""
+        return self.max_env_steps_ahead or max(1_000, 2 * self.actors * self.rollout_length)
+
+    @property
+    def spec(self) -> ExperienceSpec:
+        """The experience spec of the run.
+
+        Raises:
+            ConfigError: the environment's shape has not been filled in.
+        """
+        shape = self.environment
+        if not (shape.observation_dim and shape.action_dim and shape.max_episode_steps):
+            raise ConfigError(
+                "environment: expected observation_dim, action_dim and max_episode_steps above 0; "
+                "`launcher up` fills them in, a role that is started by hand needs them in its --config file"
+            )
+        return ExperienceSpec(self.env, shape.observation_dim, shape.action_dim, shape.max_episode_steps)
+
+
+def require_at_least(name: str, value: float, bound: float) -> None:
+    """Refuse a value below `bound`.
+
+    Raises:
+        ConfigError: names the field, the bound and the value.
+    """
+    if not value >= bound:
+        raise ConfigError(f"{name}: expected at least {bound:g}, got {value:g}")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuse a value that is not a finite number above 0.
+
+    Raises:
+        ConfigError: names the field and the value.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name}: expected a number above 0, got {value:g}")
+
+
+def require_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a value outside [low, high].
+
+    Raises:
+        ConfigError: names the field, the bounds and the value.
+    """
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: expected a number from {low:g} to {high:g}, got {value:g}")

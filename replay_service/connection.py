@@ -1,0 +1,167 @@
+"""Connect to Redis with every time-out set, and turn the driver's errors into ours.
+
+redis-py's defaults resend silently for up to a minute and cut blocking reads short, so nothing here is left to
+them: RESP2, one explicit socket time-out, no hidden retries (each role resends what it knows to be safe to resend).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from replay_service.errors import RedisUnavailable, RunDirectoryError
+from replay_service.redis_client import RedisClient
+
+URL_VARIABLE = "AWAC_REDIS_URL"
+PASSWORD_VARIABLE = "AWAC_REDIS_PASSWORD"
+
+CONNECT_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 30.0
+"""Longest wait for any one reply; blocking reads must ask for less."""
+
+TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+)
+"""Errors after which waiting and trying again is right; a bad password or a denied command is not among them."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RedisEndpoint:
+    """Where the run's Redis is, and how to enter."""
+
+    url: str
+    """redis://[user@]host:port[/db], rediss://... or unix:///path; without a password."""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"RedisEndpoint({self.url!r})"  # never the password: this text ends up in logs
+
+    @staticmethod
+    def from_url(url: str, password: str = "") -> RedisEndpoint:
+        """Split a URL that may carry a password.
+
+        Raises:
+            RedisUnavailable: the URL has no scheme that redis-py knows.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            raise RedisUnavailable(
+                f"redis_url: expected redis://, rediss:// or unix://, got {url.split('@')[-1]!r}; "
+                "for example redis://localhost:6379"
+            )
+        if not parts.password:
+            return RedisEndpoint(url, password)
+        user = f"{parts.username}@" if parts.username else ""
+        location = f"{user}{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
+        return RedisEndpoint(urlunsplit(parts._replace(netloc=location)), parts.password)
+
+    @staticmethod
+    def from_environment() -> RedisEndpoint:
+        """Read the endpoint that the launcher, or an operator, put into the environment.
+
+        Raises:
+            RedisUnavailable: AWAC_REDIS_URL is not set.
+        """
+        url = os.environ.get(URL_VARIABLE)
+        if not url:
+            raise RedisUnavailable(
+                f"expected the run's Redis in the environment variable {URL_VARIABLE} "
+                f"(and its password in {PASSWORD_VARIABLE}); it is not set"
+            )
+        return RedisEndpoint.from_url(url, os.environ.get(PASSWORD_VARIABLE, ""))
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that hand this endpoint to a child process."""
+        return {URL_VARIABLE: self.url, PASSWORD_VARIABLE: self.password}
+
+    def save(self, path: Path) -> None:
+        """Write the endpoint to a file that only its owner can read."""
+        partial = path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> RedisEndpoint:
+        """Read what `save` wrote.
+
+        Raises:
+            RunDirectoryError: the file is damaged, or others can read it.
+        """
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise RunDirectoryError(f"{path} holds a password and others can read it: run `chmod 600 {path}`")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return RedisEndpoint(url=str(values["url"]), password=str(values["password"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{path} is damaged: {error}") from error
+
+
+def connect(endpoint: RedisEndpoint, *, reply_timeout_s: float = REPLY_TIMEOUT_S) -> RedisClient:
+    """Make a client; nothing is sent until its first command."""
+    client = redis.Redis.from_url(
+        endpoint.url,
+        password=endpoint.password or None,
+        protocol=2,
+        socket_timeout=reply_timeout_s,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_keepalive=True if not endpoint.url.startswith("unix:") else None,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return cast(RedisClient, client)
+
+
+@contextmanager
+def user_facing_errors(endpoint: RedisEndpoint) -> Iterator[None]:
+    """Turn a refused or failed connection into a message for the user.
+
+    Raises:
+        RedisUnavailable: says whether nobody answered, the password was wrong, or the time ran out.
+    """
+    try:
+        yield
+    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise RedisUnavailable(
+            f"Redis at {endpoint.url} refused the credentials ({error}): "
+            f"set {PASSWORD_VARIABLE}, and the user name in the URL (redis://user@host:port) if it has one"
+        ) from error
+    except redis.exceptions.TimeoutError as error:
+        raise RedisUnavailable(f"Redis at {endpoint.url} did not answer in time ({error})") from error
+    except redis.exceptions.ConnectionError as error:
+        raise RedisUnavailable(
+            f"no Redis answers at {endpoint.url} ({error}): start it, correct --redis-url, "
+            "or leave the option out to get an embedded server"
+        ) from error
+
+
+def check(endpoint: RedisEndpoint) -> str:
+    """Ping the server and return its version.
+
+    Raises:
+        RedisUnavailable: nobody answers, the credentials are refused, or the server is older than 6.2.
+    """
+    with user_facing_errors(endpoint):
+        client = connect(endpoint, reply_timeout_s=CONNECT_TIMEOUT_S)
+        try:
+            version = str(client.info("server")["redis_version"])
+        finally:
+            client.close()
+    if tuple(int(part) for part in version.split(".")[:2]) < (6, 2):
+        raise RedisUnavailable(f"Redis at {endpoint.url} is version {version}; expected 6.2 or newer")
+    return version

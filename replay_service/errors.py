@@ -1,0 +1,69 @@
+"""The errors that this project raises on purpose.
+
+    AwacError
+    ├── UserError                 a mistake of the user's: shown without a traceback, exit code 2
+    │   ├── ConfigError           a setting is unknown, of the wrong type or out of range
+    │   ├── DatasetError          a dataset is missing, unreadable or does not fit the environment
+    │   ├── EnvironmentUnknown    no such environment, or one whose spaces are not supported
+    │   ├── RunDirectoryError     the run directory is in use, holds another run, or cannot be written
+    │   ├── RedisUnavailable      no Redis at that address, or it refused the credentials
+    │   └── CheckpointError       a checkpoint is missing, damaged, or made by another configuration
+    ├── WireError                 bytes that are not a valid message (quarantined, never fatal to a reader)
+    └── ProtocolError             a peer that must not go on
+        ├── SpecMismatch          it speaks of another environment, network shape or wire version
+        └── StaleEpoch            a newer incarnation of the same actor has registered
+
+Every text says what was expected, what came, and where it helps what to do.
+"""
+
+from __future__ import annotations
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class AwacError(Exception):
+    """Root of this project's errors."""
+
+
+class UserError(AwacError):
+    """A mistake that the user can mend: shown as one message, exit code 2."""
+
+
+class ConfigError(UserError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DatasetError(UserError):
+    """A dataset is missing, unreadable or does not fit the environment."""
+
+
+class EnvironmentUnknown(UserError):
+    """No such environment, or one whose spaces this project does not support."""
+
+
+class RunDirectoryError(UserError):
+    """The run directory is in use, holds another run, or cannot be written."""
+
+
+class RedisUnavailable(UserError):
+    """No Redis answers at the address, or it refused the credentials."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or made by another configuration."""
+
+
+class WireError(AwacError):
+    """Bytes that are not a valid message."""
+
+
+class ProtocolError(AwacError):
+    """A peer that must not go on."""
+
+
+class SpecMismatch(ProtocolError):
+    """The peer speaks of another environment, network shape or wire version."""
+
+
+class StaleEpoch(ProtocolError):
+    """A newer incarnation of the same actor has registered with the service."""

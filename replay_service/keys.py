@@ -1,0 +1,92 @@
+"""Every Redis key of a run: name, type, writer, reader, lifetime. Nothing else in the project spells a key.
+
+    key                  type     written by               read by              lifetime
+    -------------------  -------  -----------------------  -------------------  ---------------------------------
+    run                  hash     service, learner, Lua    all                  the run (counters, limiter, phase)
+    seed                 stream   service                  learner              the run; see `seeding.py`
+    seed_info            hash     service                  service, learner     the run
+    online               stream   actors (append.lua)      learner              newest `capacity` transitions
+    quarantine           stream   learner                  launcher doctor      newest 1,000 messages
+    weights              string   learner                  actors               newest version only
+    evaluation_requests  stream   learner                  evaluator            newest 64 versions
+    evaluations          stream   evaluator                service, launcher    the run
+    learner_reports      stream   learner                  service, launcher    newest 10,000 reports
+    actors               set      actors (register.lua)    service, launcher    the run
+    actor:<index>        hash     actors (Lua)             service, launcher    the run (ledger, lease, last seen)
+    endpoints            hash     every process            service discovery    the run
+
+All carry the hash tag `{<run_id>}`, so that Redis Cluster keeps a run in one slot and the scripts stay legal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one run."""
+
+    run_id: str
+
+    def _key(self, name: str) -> str:
+        return f"awac:{{{self.run_id}}}:{name}"
+
+    @property
+    def run(self) -> str:
+        """Hash of counters, limiter settings and phase; `RunState` gives its fields."""
+        return self._key("run")
+
+    @property
+    def seed(self) -> str:
+        """Stream of the offline dataset's trajectories."""
+        return self._key("seed")
+
+    @property
+    def seed_info(self) -> str:
+        """Hash: fingerprint, steps and whether seeding is complete."""
+        return self._key("seed_info")
+
+    @property
+    def online(self) -> str:
+        """Stream of the actors' trajectories."""
+        return self._key("online")
+
+    @property
+    def quarantine(self) -> str:
+        """Stream of refused messages, each with its reason."""
+        return self._key("quarantine")
+
+    @property
+    def weights(self) -> str:
+        """The newest `PolicyWeights`, encoded."""
+        return self._key("weights")
+
+    @property
+    def evaluation_requests(self) -> str:
+        """Stream of encoded `PolicyWeights` that the evaluator shall judge."""
+        return self._key("evaluation_requests")
+
+    @property
+    def evaluations(self) -> str:
+        """Stream of evaluation results."""
+        return self._key("evaluations")
+
+    @property
+    def learner_reports(self) -> str:
+        """Stream of the learner's metrics."""
+        return self._key("learner_reports")
+
+    @property
+    def actors(self) -> str:
+        """Set of the indices of all actors that ever registered."""
+        return self._key("actors")
+
+    @property
+    def endpoints(self) -> str:
+        """Hash: process name -> host:port of its Prometheus endpoint."""
+        return self._key("endpoints")
+
+    def actor(self, actor_id: int) -> str:
+        """Hash of one actor: epoch, next sequence, ledger, lease, last seen."""
+        return self._key(f"actor:{actor_id}")

@@ -1,0 +1,181 @@
+"""Life of a role process: signals, logs, death with its parent, its metrics endpoint.
+
+Every role has the same spine: `startup`, then a loop that looks at `StopSignal`, then an orderly end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+
+from replay_service.errors import USER_ERROR_EXIT_CODE, ProtocolError, UserError
+
+PARENT_VARIABLE = "AWAC_PARENT_PID"
+"""Environment variable by which the launcher tells a role that it shall not outlive its parent."""
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after a fork only the call itself is safe
+_WAIT_NOTICE_PERIOD_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class StopSignal:
+    """Becomes true at SIGTERM or SIGINT; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def install(self) -> None:
+        """Catch SIGTERM and SIGINT in this process (main thread only)."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+    def set(self) -> None:
+        """Ask for an orderly end."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether an orderly end was asked for."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but no longer than until an end is asked for; returns `is_set()`."""
+        return self._event.wait(seconds)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
+            os._exit(128 + number)
+        self._event.set()
+
+
+def die_with_parent(expected_parent: int | None = None) -> None:
+    """Have the kernel kill this process when its parent dies; elsewhere than Linux, a thread watches instead.
+
+    Args:
+        expected_parent: process id of the parent as it knew itself, to catch a death before this call.
+    """
+    parent = os.getppid() if expected_parent is None else expected_parent
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def die_with_launcher() -> None:
+    """Call `die_with_parent` when the launcher's host process started this one; a role started by hand lives on."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        die_with_parent(int(parent))
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def configure_logging(role: str, log_path: Path | None = None) -> None:
+    """Send this process's log to a file, or to stderr: one line a change of state."""
+    handler: logging.Handler
+    if log_path is None:
+        handler = logging.StreamHandler()
+    else:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(log_path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {role} %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def serve_metrics(registry: CollectorRegistry, host: str) -> str:
+    """Serve Prometheus metrics on a free port.
+
+    Returns:
+        `host:port`, as service discovery should name it.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    server, _thread = start_http_server(0, addr=host, registry=registry)
+    return f"{host}:{server.server_port}"
+
+
+def run_role(main: Callable[[], int]) -> int:
+    """Run a role's main function and turn its errors into an exit code: 2 for mistakes that a restart cannot mend."""
+    try:
+        return main()
+    except (UserError, ProtocolError) as error:
+        _log.error("%s", error)
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except Exception:
+        _log.exception("crashed")
+        raise
+
+
+@dataclass(slots=True)
+class WaitNotice:
+    """Say every ten seconds who waits for whom, for as long as a wait lasts."""
+
+    who: str
+    clock: Callable[[], float] = time.monotonic
+    _since: float | None = None
+    _last: float = 0.0
+
+    def waiting(self, reason: str) -> None:
+        """Note that the process still waits, and for what."""
+        now = self.clock()
+        if self._since is None:
+            self._since = self._last = now
+        elif now - self._last >= _WAIT_NOTICE_PERIOD_S:
+            self._last = now
+            _log.info("%s waits for %s since %.0f s", self.who, reason, now - self._since)
+
+    def done(self) -> float:
+        """End the wait; returns its length in seconds."""
+        waited = 0.0 if self._since is None else self.clock() - self._since
+        self._since = None
+        return waited
+
+
+@dataclass(slots=True)
+class RestartBudget:
+    """How often a crashed process may be replaced, and how long to wait before each try.
+
+    At most `limit` restarts within `window_s`; the pause doubles from `first_pause_s` to `longest_pause_s` with every
+    restart that is still inside the window.
+    """
+
+    limit: int
+    window_s: float
+    first_pause_s: float = 0.5
+    longest_pause_s: float = 30.0
+    clock: Callable[[], float] = time.monotonic
+    _times: deque[float] = field(default_factory=deque)
+
+    def next_pause_s(self) -> float | None:
+        """Take one restart out of the budget.
+
+        Returns:
+            Seconds to wait before it, or None when the budget is spent.
+        """
+        now = self.clock()
+        while self._times and now - self._times[0] > self.window_s:
+            self._times.popleft()
+        if len(self._times) >= self.limit:
+            return None
+        self._times.append(now)
+        return float(min(self.longest_pause_s, self.first_pause_s * 2 ** (len(self._times) - 1)))

@@ -1,0 +1,195 @@
+"""The files of a run that people read: `evaluations.csv`, `summary.json` and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
+from replay_service.run_state import RunState
+
+SUMMARY_FILE = "summary.json"
+EVALUATIONS_FILE = "evaluations.csv"
+_SUMMARY_EVALUATION_FIELDS = (
+    "policy_version",
+    "env_steps",
+    "grad_steps",
+    "success_any",
+    "success_final",
+    "success_fraction",
+    "episode_return",
+    "episodes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What a summary says about a run besides its counters."""
+
+    run_id: str
+    env: str
+    preset: str
+    seed: int
+
+
+def unaccounted_steps(state: RunState, actors: list[ActorLedger]) -> int:
+    """Steps that the run's counter holds and the actors' ledgers do not, or the other way round; 0 in a sound run."""
+    return abs(state.env_steps - sum(actor.stored_steps for actor in actors)) + abs(
+        state.quarantined_steps - sum(actor.quarantined_steps for actor in actors)
+    )
+
+
+def make_summary(
+    identity: RunIdentity,
+    status: str,
+    state: RunState,
+    actors: list[ActorLedger],
+    evaluations: list[Evaluation],
+    *,
+    wall_seconds: float,
+    rates: tuple[float, float],
+) -> dict[str, Any]:
+    """The contents of `summary.json`.
+
+    Args:
+        identity: names of the run.
+        status: running, finished, stopped or failed.
+        state: the run's counters.
+        actors: their ledgers.
+        evaluations: all of them, oldest first.
+        wall_seconds: time that the run has been up, over all its sessions.
+        rates: environment steps and gradient steps per second, over the online phase of this session.
+    """
+    return {
+        "status": status,
+        **asdict(identity),
+        "phase": state.phase.value,
+        "env_steps": state.env_steps,
+        "grad_steps": state.grad_steps,
+        "episodes": state.episodes,
+        "policy_version": state.policy_version,
+        "wall_seconds": round(wall_seconds, 1),
+        "env_steps_per_second": round(rates[0], 2),
+        "grad_steps_per_second": round(rates[1], 2),
+        "utd_ratio": round(state.online_grad_steps / state.env_steps, 4) if state.env_steps else None,
+        "seed_steps": state.seed_steps,
+        "duplicates_refused": state.duplicate_steps,
+        "quarantined": state.quarantined_steps,
+        "quarantined_messages": state.quarantined_messages,
+        "unaccounted_steps": unaccounted_steps(state, actors),
+        "actor_restarts": state.actor_restarts,
+        "learner_restarts": state.learner_restarts,
+        "evaluations": [
+            {name: asdict(evaluation)[name] for name in _SUMMARY_EVALUATION_FIELDS} for evaluation in evaluations
+        ],
+    }
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Replace a JSON file in one step, so that a reader never sees half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Recorder:
+    """Follows the reports in Redis and keeps the files up to date. Safe to restart: files are rebuilt from Redis."""
+
+    def __init__(self, run_dir: Path, reports: Reports, identity: RunIdentity) -> None:
+        self._run_dir = run_dir
+        self._reports = reports
+        self._identity = identity
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), flush_secs=10)
+        self._evaluations: list[Evaluation] = []
+        self._evaluation_cursor = "0-0"
+        # Events of earlier sessions are in their own files; only new reports are written.
+        self._report_cursor = "0-0"
+        self._began = time.monotonic()
+        self._earlier_seconds = _recorded_seconds(run_dir / SUMMARY_FILE)
+        self._online_since: tuple[float, int, int] | None = None
+
+    def skip_recorded_reports(self) -> None:
+        """Leave the reports of earlier sessions out of the event files, where they are already."""
+        for cursor, _report in self._reports.learner_reports():
+            self._report_cursor = cursor
+
+    def update(self, state: RunState, actors: list[ActorLedger], *, status: str = "running") -> None:
+        """Take in new reports and bring all files up to date."""
+        found = list(self._reports.evaluations(self._evaluation_cursor))
+        for cursor, evaluation in found:
+            self._evaluation_cursor = cursor
+            self._evaluations.append(evaluation)
+            self._write_evaluation_events(evaluation)
+        if found:
+            self._write_csv()
+        for cursor, report in self._reports.learner_reports(self._report_cursor):
+            self._report_cursor = cursor
+            self._write_learner_events(report)
+        self._write_actor_events(state)
+        summary = make_summary(
+            self._identity,
+            status,
+            state,
+            actors,
+            self._evaluations,
+            wall_seconds=self._earlier_seconds + time.monotonic() - self._began,
+            rates=self._rates(state),
+        )
+        write_json(self._run_dir / SUMMARY_FILE, summary)
+
+    def close(self) -> None:
+        """Flush the event files."""
+        self._writer.close()
+
+    def _rates(self, state: RunState) -> tuple[float, float]:
+        if state.online_grad_steps == 0 and state.env_steps == 0:
+            return 0.0, 0.0
+        now = time.monotonic()
+        if self._online_since is None:
+            self._online_since = (now, state.env_steps, state.grad_steps)
+        began, env_steps, grad_steps = self._online_since
+        seconds = now - began
+        if seconds < 1e-3:
+            return 0.0, 0.0
+        return (state.env_steps - env_steps) / seconds, (state.grad_steps - grad_steps) / seconds
+
+    def _write_csv(self) -> None:
+        path = self._run_dir / EVALUATIONS_FILE
+        partial = path.with_name(f"{path.name}.partial")
+        names = ["env", "preset", "seed", *(item.name for item in fields(Evaluation))]
+        identity = {"env": self._identity.env, "preset": self._identity.preset, "seed": self._identity.seed}
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            for evaluation in self._evaluations:
+                writer.writerow({**identity, **asdict(evaluation)})
+        os.replace(partial, path)
+
+    def _write_evaluation_events(self, evaluation: Evaluation) -> None:
+        for name in ("success_any", "success_final", "success_fraction", "episode_return", "episode_length"):
+            value = getattr(evaluation, name)
+            if value is not None:
+                self._writer.add_scalar(f"eval/{name}", value, evaluation.env_steps, walltime=evaluation.unix_seconds)
+
+    def _write_learner_events(self, report: LearnerReport) -> None:
+        for name, value in {**report.metrics, "env_steps": float(report.env_steps)}.items():
+            self._writer.add_scalar(f"learner/{name}", value, report.grad_steps, walltime=report.unix_seconds)
+
+    def _write_actor_events(self, state: RunState) -> None:
+        if state.episodes:
+            self._writer.add_scalar("actor/success_rate", state.successes / state.episodes, state.env_steps)
+            self._writer.add_scalar("replay/online_transitions", state.retained_steps, state.env_steps)
+
+
+def _recorded_seconds(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["wall_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0

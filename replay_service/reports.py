@@ -1,0 +1,151 @@
+"""What roles report about themselves besides experience and weights: evaluations, learner metrics, actor ledgers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+
+_REPORT_HISTORY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Result of judging one policy version with the mean action on the fixed evaluation seeds."""
+
+    policy_version: int
+    env_steps: int
+    """Online environment steps behind the version; 0 is the offline point."""
+    grad_steps: int
+    success_any: float | None
+    """Share of episodes in which the goal was met at any step; None when the environment has no success."""
+    success_final: float | None
+    """Share of episodes in which the goal was met at the last step."""
+    success_fraction: float | None
+    """Share of all steps at which the goal was met."""
+    episode_return: float
+    """Mean undiscounted return."""
+    episode_length: float
+    """Mean number of steps."""
+    episodes: int
+    seconds: float
+    """Time that the evaluation took."""
+    unix_seconds: float
+    """When it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerReport:
+    """A snapshot of the learner's metrics (means since the report before)."""
+
+    grad_steps: int
+    env_steps: int
+    unix_seconds: float
+    metrics: dict[str, float]
+    """Metric name -> value; `docs/awac.md` explains each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorLedger:
+    """What the service has recorded of one actor."""
+
+    actor_id: int
+    epoch: int
+    next_sequence: int
+    stored_steps: int
+    duplicate_steps: int
+    quarantined_steps: int
+    lease: int
+    episodes: int
+    successes: int
+    restarts: int
+    policy_version: int
+    last_return: float | None
+    last_seen_ms: int
+
+
+class Reports:
+    """Write and read reports."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def add_evaluation(self, evaluation: Evaluation, *, request_id: str) -> None:
+        """Record an evaluation and count it, atomically."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xadd(self._keys.evaluations, {"json": json.dumps(asdict(evaluation)), "request": request_id})
+            pipe.hincrby(self._keys.run, "evaluations_done", 1)
+            pipe.execute()
+
+    def skip_evaluation(self) -> None:
+        """Count a request that could not be judged, so that nobody waits for it."""
+        self._client.hincrby(self._keys.run, "evaluations_done", 1)
+
+    def evaluations(self, after: str = "0-0") -> Iterator[tuple[str, Evaluation]]:
+        """Yield (entry id, evaluation) recorded after an entry id, oldest first."""
+        for raw_id, values in self._client.xrange(self._keys.evaluations, min=f"({after}"):
+            yield raw_id.decode(), _evaluation(json.loads(values[b"json"]))
+
+    def last_judged_request(self) -> str:
+        """Id of the newest request that has a result; '0-0' when there is none."""
+        newest = self._client.xrevrange(self._keys.evaluations, count=1)
+        return newest[0][1][b"request"].decode() if newest else "0-0"
+
+    def add_learner_report(self, report: LearnerReport) -> None:
+        """Record a snapshot of the learner's metrics."""
+        self._client.xadd(
+            self._keys.learner_reports,
+            {"json": json.dumps(asdict(report))},
+            maxlen=_REPORT_HISTORY,
+            approximate=True,
+        )
+
+    def learner_reports(self, after: str = "0-0") -> Iterator[tuple[str, LearnerReport]]:
+        """Yield (entry id, report) recorded after an entry id, oldest first."""
+        for raw_id, values in self._client.xrange(self._keys.learner_reports, min=f"({after}"):
+            yield raw_id.decode(), LearnerReport(**json.loads(values[b"json"]))
+
+    def latest_learner_report(self) -> LearnerReport | None:
+        """The newest snapshot, or None."""
+        newest = self._client.xrevrange(self._keys.learner_reports, count=1)
+        return LearnerReport(**json.loads(newest[0][1][b"json"])) if newest else None
+
+    def actors(self) -> list[ActorLedger]:
+        """The ledger of every actor that ever registered, by index."""
+        ids = sorted(int(member) for member in self._client.smembers(self._keys.actors))
+        with self._client.pipeline(transaction=False) as pipe:
+            for actor_id in ids:
+                pipe.hgetall(self._keys.actor(actor_id))
+            return [_ledger(actor_id, values) for actor_id, values in zip(ids, pipe.execute(), strict=True)]
+
+
+def _evaluation(values: dict[str, Any]) -> Evaluation:
+    known = {item.name for item in fields(Evaluation)}
+    return Evaluation(**{name: value for name, value in values.items() if name in known})
+
+
+def _ledger(actor_id: int, values: dict[bytes, bytes]) -> ActorLedger:
+    def count(name: str) -> int:
+        return int(values.get(name.encode(), b"0"))
+
+    last_return = values.get(b"last_return", b"")
+    return ActorLedger(
+        actor_id=actor_id,
+        epoch=count("epoch"),
+        next_sequence=count("next_sequence"),
+        stored_steps=count("stored_steps"),
+        duplicate_steps=count("duplicate_steps"),
+        quarantined_steps=count("quarantined_steps"),
+        lease=count("lease"),
+        episodes=count("episodes"),
+        successes=count("successes"),
+        restarts=count("restarts"),
+        policy_version=count("policy_version"),
+        last_return=float(last_return) if last_return else None,
+        last_seen_ms=count("last_seen_ms"),
+    )

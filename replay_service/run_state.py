@@ -1,0 +1,149 @@
+"""The run's shared state in Redis: phase, counters, limiter settings; and the endpoints of its processes."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+from typing import Any
+
+from replay_service.config import RunConfig
+from replay_service.errors import RunDirectoryError, SpecMismatch
+from replay_service.experience import WIRE_VERSION
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+
+
+class Phase(enum.StrEnum):
+    """Where a run stands. Phases follow each other in this order and never go back."""
+
+    SEEDING = "seeding"
+    PRETRAINING = "pretraining"
+    ONLINE = "online"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """One reading of the `run` hash. Counters are totals since the run began."""
+
+    phase: Phase
+    env_steps: int
+    """Online environment steps stored and valid."""
+    leased_steps: int
+    """Steps that actors were admitted for and have not stored yet."""
+    grad_steps: int
+    """Optimizer updates, offline ones included."""
+    online_grad_steps: int
+    policy_version: int
+    episodes: int
+    successes: int
+    """Training episodes (with exploration) that met the goal at any step."""
+    retained_steps: int
+    """Transitions in the online stream."""
+    seed_steps: int
+    duplicate_steps: int
+    quarantined_steps: int
+    quarantined_messages: int
+    actor_restarts: int
+    learner_restarts: int
+    evaluations_requested: int
+    evaluations_done: int
+    num_env_steps: int
+    num_offline_steps: int
+    spec_fingerprint: str
+    stop_requested: str
+    """Why the run shall stop (`launcher down`), or ''."""
+
+    @staticmethod
+    def from_hash(values: dict[bytes, bytes]) -> RunState:
+        """Build a state from HGETALL's reply; absent counters are 0."""
+        converted: dict[str, Any] = {}
+        for item in fields(RunState):
+            raw = values.get(item.name.encode(), b"")
+            if item.name == "phase":
+                converted["phase"] = Phase(raw.decode() or "seeding")
+            elif item.name in ("spec_fingerprint", "stop_requested"):
+                converted[item.name] = raw.decode()
+            else:
+                converted[item.name] = int(raw or 0)
+        return RunState(**converted)
+
+
+class RunStateStore:
+    """Read and write the run's shared state."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def initialise(self, config: RunConfig) -> bool:
+        """Create the run's state, or check that an existing one fits; its budget and limiter take the new settings.
+
+        Returns:
+            Whether the state existed already (the run is being resumed).
+
+        Raises:
+            SpecMismatch: the keys in Redis belong to a run with another environment or wire version.
+        """
+        fingerprint = config.spec.fingerprint
+        created = bool(self._client.hsetnx(self._keys.run, "spec_fingerprint", fingerprint))
+        state = self.read()
+        if state.spec_fingerprint != fingerprint:
+            raise SpecMismatch(
+                f"run {config.run_id!r} in Redis has spec {state.spec_fingerprint}, this configuration "
+                f"({config.env}, wire version {WIRE_VERSION}) has {fingerprint}: choose another run directory"
+            )
+        self._client.hset(
+            self._keys.run,
+            mapping={
+                "num_env_steps": config.num_env_steps,
+                "num_offline_steps": config.num_offline_steps,
+                "utd_ratio": repr(config.utd_ratio),
+                "initial_env_steps": min(config.initial_env_steps, config.num_env_steps),
+                "tolerance_env_steps": config.tolerance_env_steps,
+                "replay_capacity": config.replay.capacity,
+            },
+        )
+        self._client.hsetnx(self._keys.run, "phase", Phase.SEEDING.value)
+        self._client.hdel(self._keys.run, "stop_requested", "final_status")
+        return not created
+
+    def read(self) -> RunState:
+        """One reading of all counters.
+
+        Raises:
+            RunDirectoryError: Redis holds no such run.
+        """
+        values = self._client.hgetall(self._keys.run)
+        if not values:
+            raise RunDirectoryError(f"Redis holds no run {self._keys.run_id!r}")
+        return RunState.from_hash(values)
+
+    def set_phase(self, phase: Phase) -> None:
+        """Enter a phase."""
+        self._client.hset(self._keys.run, "phase", phase.value)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the launcher to stop the run in order."""
+        self._client.hset(self._keys.run, "stop_requested", reason)
+
+    def set_final_status(self, status: str) -> None:
+        """What the summary shall say once the run is down: finished, stopped or failed."""
+        self._client.hset(self._keys.run, "final_status", status)
+
+    def count_learner_restart(self) -> None:
+        """Add one to the run's learner restarts."""
+        self._client.hincrby(self._keys.run, "learner_restarts", 1)
+
+    def publish_endpoint(self, process: str, address: str) -> None:
+        """Tell service discovery where a process serves its metrics (`host:port`)."""
+        self._client.hset(self._keys.endpoints, process, address)
+
+    def withdraw_endpoint(self, process: str) -> None:
+        """Remove a process from service discovery."""
+        self._client.hdel(self._keys.endpoints, process)
+
+    def endpoints(self) -> dict[str, str]:
+        """Process name -> `host:port` of its metrics."""
+        found = self._client.hgetall(self._keys.endpoints)
+        return {name.decode(): address.decode() for name, address in sorted(found.items())}

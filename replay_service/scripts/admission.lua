@@ -1,0 +1,52 @@
+-- Prelude of append.lua and admit.lua (they are concatenated): the actors' side of the limiter.
+--
+-- An actor asks to be admitted for `want` steps before it takes them. What it was admitted for and has not yet
+-- stored is its lease (field `lease` of its hash); `leased_steps` of the run is the sum of all leases. So
+-- env_steps + leased_steps can pass neither the band nor the budget, however many actors ask at once.
+--
+--   room(band)   = initial_env_steps + tolerance_env_steps + online_grad_steps / utd_ratio - env_steps - leased_steps
+--   room(budget) = num_env_steps - env_steps - leased_steps
+--
+-- Returns the lease after the call and why it is not `want`: '' | 'phase' | 'limiter' | 'budget'.
+
+local function number(key, field)
+  return tonumber(redis.call('HGET', key, field) or '0')
+end
+
+local function admit(run, actor, want)
+  local lease = number(actor, 'lease')
+  if redis.call('HGET', run, 'phase') ~= 'online' then
+    return lease, 'phase'
+  end
+  local need = want - lease
+  if need <= 0 then
+    return lease, ''
+  end
+  local taken = number(run, 'env_steps') + number(run, 'leased_steps')
+  local budget = number(run, 'num_env_steps') - taken
+  if budget <= 0 then
+    return lease, 'budget'
+  end
+  need = math.min(need, budget)
+  local band = number(run, 'initial_env_steps') + number(run, 'tolerance_env_steps')
+    + math.floor(number(run, 'online_grad_steps') / number(run, 'utd_ratio')) - taken
+  if need > band then
+    return lease, 'limiter'
+  end
+  redis.call('HINCRBY', actor, 'lease', need)
+  redis.call('HINCRBY', run, 'leased_steps', need)
+  return lease + need, ''
+end
+
+local function touch(actor)
+  local now = redis.call('TIME')
+  redis.call('HSET', actor, 'last_seen_ms', now[1] * 1000 + math.floor(now[2] / 1000))
+end
+
+local function give_back(run, actor, steps)
+  local released = math.min(steps, number(actor, 'lease'))
+  if released > 0 then
+    redis.call('HINCRBY', actor, 'lease', -released)
+    redis.call('HINCRBY', run, 'leased_steps', -released)
+  end
+end

@@ -1,0 +1,68 @@
+-- Append one trajectory: spec check, duplicate check, store, count, evict, admit. Atomic, one round trip.
+--
+-- KEYS  1 run   2 online stream   3 actor hash
+-- ARGV  1 spec fingerprint   2 actor id   3 epoch   4 sequence   5 steps in the message   6 message
+--       7 steps wanted next  8 policy version that acted   9 '1' when the episode ends with this message
+--       10 return of that episode   11 success of that episode ('1', '0' or '' for unknown)
+--
+-- Returns {status, policy_version, lease, wait_reason, detail}
+--   'stored'       the message is in the stream and counted
+--   'duplicate'    its sequence had been stored before: nothing was added
+--   'gap'          an earlier sequence is missing: resend from `detail`; nothing was added
+--   'stale_epoch'  a newer incarnation has registered (`detail` is its epoch): nothing was added
+--   'wrong_spec'   the run's fingerprint is `detail`: nothing was added
+
+local run, stream, actor = KEYS[1], KEYS[2], KEYS[3]
+local sequence, steps = tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local fingerprint = redis.call('HGET', run, 'spec_fingerprint') or ''
+if fingerprint ~= ARGV[1] then
+  return {'wrong_spec', 0, 0, '', fingerprint}
+end
+local epoch = redis.call('HGET', actor, 'epoch') or '0'
+if epoch ~= ARGV[3] then
+  return {'stale_epoch', 0, 0, '', epoch}
+end
+
+local status, detail = 'stored', ''
+local expected = number(actor, 'next_sequence')
+if sequence < expected then
+  status = 'duplicate'
+  redis.call('HINCRBY', actor, 'duplicate_steps', steps)
+  redis.call('HINCRBY', run, 'duplicate_steps', steps)
+elseif sequence > expected then
+  return {'gap', number(run, 'policy_version'), number(actor, 'lease'), '', tostring(expected)}
+else
+  local first = redis.call('HINCRBY', run, 'appended_steps', steps) - steps
+  redis.call('XADD', stream, '*', 'm', ARGV[6], 'a', ARGV[2], 'e', ARGV[3], 's', ARGV[4], 'n', ARGV[5], 'f', first)
+  redis.call('HINCRBY', run, 'env_steps', steps)
+  redis.call('HINCRBY', actor, 'stored_steps', steps)
+  redis.call('HINCRBY', actor, 'next_sequence', 1)
+  redis.call('HSET', actor, 'policy_version', ARGV[8])
+  if ARGV[9] == '1' then
+    redis.call('HINCRBY', actor, 'episodes', 1)
+    redis.call('HINCRBY', run, 'episodes', 1)
+    redis.call('HSET', actor, 'last_return', ARGV[10], 'last_success', ARGV[11])
+    if ARGV[11] == '1' then
+      redis.call('HINCRBY', actor, 'successes', 1)
+      redis.call('HINCRBY', run, 'successes', 1)
+    end
+  end
+  local capacity = number(run, 'replay_capacity')
+  local retained = redis.call('HINCRBY', run, 'retained_steps', steps)
+  while retained > capacity do
+    local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    if not oldest then break end
+    local oldest_steps = 0
+    for i = 1, #oldest[2], 2 do
+      if oldest[2][i] == 'n' then oldest_steps = tonumber(oldest[2][i + 1]) or 0 end
+    end
+    redis.call('XDEL', stream, oldest[1])
+    retained = redis.call('HINCRBY', run, 'retained_steps', -oldest_steps)
+  end
+  give_back(run, actor, steps)
+end
+
+touch(actor)
+local lease, reason = admit(run, actor, tonumber(ARGV[7]))
+return {status, number(run, 'policy_version'), lease, reason, detail}

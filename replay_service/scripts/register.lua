@@ -1,0 +1,20 @@
+-- Register one incarnation of an actor: a new epoch, sequence 0, and the lease of the one before given back.
+--
+-- KEYS  1 run   2 actor hash   3 set of actors
+-- ARGV  1 spec fingerprint   2 actor id   3 '1' when a crashed actor is being replaced
+-- Returns {epoch, ''} or {0, the run's fingerprint} when the spec differs.
+
+local run, actor = KEYS[1], KEYS[2]
+local fingerprint = redis.call('HGET', run, 'spec_fingerprint') or ''
+if fingerprint ~= ARGV[1] then
+  return {0, fingerprint}
+end
+give_back(run, actor, number(actor, 'lease'))
+redis.call('HSET', actor, 'next_sequence', 0)
+redis.call('SADD', KEYS[3], ARGV[2])
+if ARGV[3] == '1' then
+  redis.call('HINCRBY', run, 'actor_restarts', 1)
+  redis.call('HINCRBY', actor, 'restarts', 1)
+end
+touch(actor)
+return {redis.call('HINCRBY', actor, 'epoch', 1), ''}

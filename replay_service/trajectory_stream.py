@@ -1,0 +1,244 @@
+"""The online stream: actors append, the learner reads.
+
+Delivery is at least once, append is idempotent by (actor, epoch, sequence): an actor that did not hear the answer
+sends the same message again, and the service says 'duplicate' when it had it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from replay_service import scripts, wire
+from replay_service.errors import SpecMismatch, StaleEpoch, WireError
+from replay_service.experience import ExperienceSpec, Trajectory
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+
+_QUARANTINE_LENGTH = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeOutcome:
+    """How an episode of an actor ended; travels beside its last trajectory, for counters and displays."""
+
+    episode_return: float
+    success: bool | None
+    """Whether the goal was met at any step; None when the environment has no notion of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The service's answer to an append or to a request for steps."""
+
+    policy_version: int
+    """Newest published version."""
+    lease_steps: int
+    """Environment steps that this actor may take and store."""
+    wait_reason: str
+    """Why the lease is shorter than asked: '' | 'phase' | 'limiter' | 'budget'."""
+    duplicate: bool = False
+    """The message had been stored before; nothing was added."""
+    resend_from: int | None = None
+    """The service misses an earlier sequence: send again from this one. Nothing was added."""
+
+
+class TrajectoryWriter:
+    """One incarnation of one actor, as the replay service sees it.
+
+    Example:
+        writer = TrajectoryWriter(client, keys, spec, actor_id=3)
+        writer.register()
+        admission = writer.request(200)
+        admission = writer.append(trajectory, want_steps=200)   # stored, or known to be stored already
+    """
+
+    def __init__(self, client: RedisClient, keys: Keys, spec: ExperienceSpec, *, actor_id: int) -> None:
+        self._keys = keys
+        self._fingerprint = spec.fingerprint
+        self._client = client
+        self._actor_id = actor_id
+        self._append = client.register_script(scripts.source("append"))
+        self._admit = client.register_script(scripts.source("admit"))
+        self._register = client.register_script(scripts.source("register"))
+        self._release = client.register_script(scripts.source("release"))
+        self.epoch = 0
+
+    def register(self, *, replaces_crashed: bool = False) -> int:
+        """Open a new epoch; an older incarnation of this actor can append no more.
+
+        Returns:
+            The epoch.
+
+        Raises:
+            SpecMismatch: the run's spec is not this actor's.
+        """
+        epoch, run_fingerprint = self._register(
+            keys=[self._keys.run, self._keys.actor(self._actor_id), self._keys.actors],
+            args=[self._fingerprint, self._actor_id, "1" if replaces_crashed else "0"],
+        )
+        if epoch == 0:
+            raise self._mismatch(run_fingerprint)
+        self.epoch = int(epoch)
+        return self.epoch
+
+    def request(self, want_steps: int) -> Admission:
+        """Ask for steps without sending any; also tells the service that this actor is alive.
+
+        Raises:
+            StaleEpoch: another incarnation of this actor has registered.
+        """
+        reply = self._admit(keys=[self._keys.run, self._keys.actor(self._actor_id)], args=[str(self.epoch), want_steps])
+        return self._admission(reply)
+
+    def append(self, trajectory: Trajectory, *, want_steps: int, outcome: EpisodeOutcome | None = None) -> Admission:
+        """Store a trajectory exactly once and ask for the next steps, in one round trip.
+
+        Args:
+            trajectory: its `origin` must carry this writer's actor and epoch.
+            want_steps: environment steps that the actor would take next.
+            outcome: given with the last trajectory of an episode.
+
+        Raises:
+            SpecMismatch: the run's spec is not this actor's.
+            StaleEpoch: another incarnation of this actor has registered.
+        """
+        origin = trajectory.origin
+        success = "" if outcome is None or outcome.success is None else str(int(outcome.success))
+        reply = self._append(
+            keys=[self._keys.run, self._keys.online, self._keys.actor(self._actor_id)],
+            args=[
+                self._fingerprint,
+                origin.actor_id,
+                str(origin.epoch),
+                origin.sequence,
+                trajectory.num_steps,
+                wire.encode_trajectory(trajectory),
+                want_steps,
+                origin.policy_version,
+                "0" if outcome is None else "1",
+                "" if outcome is None else repr(outcome.episode_return),
+                success,
+            ],
+        )
+        return self._admission(reply)
+
+    def release(self) -> int:
+        """Give unused steps back, on leaving.
+
+        Returns:
+            How many.
+        """
+        return int(self._release(keys=[self._keys.run, self._keys.actor(self._actor_id)], args=[0]))
+
+    def _admission(self, reply: list[bytes | int]) -> Admission:
+        status, version, lease, reason, detail = (v.decode() if isinstance(v, bytes) else v for v in reply)
+        if status == "wrong_spec":
+            raise self._mismatch(detail)
+        if status == "stale_epoch":
+            raise StaleEpoch(
+                f"actor {self._actor_id}: epoch {self.epoch} has been replaced by epoch {detail}; this process must end"
+            )
+        return Admission(
+            policy_version=int(version),
+            lease_steps=int(lease),
+            wait_reason=str(reason),
+            duplicate=status == "duplicate",
+            resend_from=int(detail) if status == "gap" else None,
+        )
+
+    def _mismatch(self, run_fingerprint: object) -> SpecMismatch:
+        theirs = run_fingerprint.decode() if isinstance(run_fingerprint, bytes) else run_fingerprint
+        return SpecMismatch(
+            f"actor {self._actor_id}: expected spec {theirs or '(no such run)'}, which run {self._keys.run_id!r} has, "
+            f"got {self._fingerprint}: environment, wire version or run name differ"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamEntry:
+    """A trajectory as the learner finds it in a stream."""
+
+    entry_id: str
+    first_step: int
+    """Number of steps that were appended to the stream before this entry; fixes its place in the mirror."""
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class BadEntry:
+    """An entry that is no valid trajectory of this run."""
+
+    entry_id: str
+    actor_id: int
+    reason: str
+
+
+class TrajectoryReader:
+    """Read a trajectory stream in order, from a cursor that survives restarts."""
+
+    def __init__(self, client: RedisClient, stream: str, spec: ExperienceSpec, *, cursor: str = "0-0") -> None:
+        self._client = client
+        self._stream = stream
+        self._spec = spec
+        self.cursor = cursor
+
+    def read(self, *, count: int = 64, block_ms: int | None = None) -> Iterator[StreamEntry | BadEntry]:
+        """Yield up to `count` entries after the cursor and move it past each as it is yielded.
+
+        Args:
+            count: most entries in one reply.
+            block_ms: wait this long for a first entry; None does not wait.
+        """
+        reply = self._client.xread({self._stream: self.cursor}, count=count, block=block_ms)
+        for _stream, entries in reply or []:
+            for raw_id, fields in entries:
+                entry = parse_entry(raw_id.decode(), fields, self._spec)
+                self.cursor = entry.entry_id
+                yield entry
+
+
+def parse_entry(entry_id: str, fields: dict[bytes, bytes], spec: ExperienceSpec) -> StreamEntry | BadEntry:
+    """Decode and check one stream entry; whatever is wrong becomes the reason of a `BadEntry`."""
+    try:
+        actor_id = int(fields.get(b"a", b"-2"))
+    except ValueError:
+        actor_id = -2
+    try:
+        trajectory = wire.decode_trajectory(fields[b"m"])
+        first_step, steps = int(fields[b"f"]), int(fields[b"n"])
+    except WireError as error:
+        return BadEntry(entry_id, actor_id, str(error))
+    except (KeyError, ValueError) as error:
+        return BadEntry(
+            entry_id, actor_id, f"stream fields: expected a, e, s, n, f and m, got a bad or missing {error}"
+        )
+    origin = trajectory.origin
+    stamped = (fields.get(b"a"), fields.get(b"e"), fields.get(b"s"))
+    claimed = tuple(str(v).encode() for v in (origin.actor_id, origin.epoch, origin.sequence))
+    if stamped != claimed or steps != trajectory.num_steps or first_step < 0:
+        return BadEntry(entry_id, actor_id, f"message claims {claimed}, {trajectory.num_steps} steps; stream {stamped}")
+    problem = trajectory.problem(spec)
+    if problem is not None:
+        return BadEntry(entry_id, actor_id, problem)
+    return StreamEntry(entry_id, first_step, trajectory)
+
+
+class Quarantine:
+    """Take bad messages out of the online stream and keep them, with the reason, for inspection."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._keys = keys
+        self._script = client.register_script(scripts.source("quarantine"))
+
+    def put(self, bad: BadEntry) -> int:
+        """Move one entry; the counters follow.
+
+        Returns:
+            Environment steps that were taken out of the counts.
+        """
+        moved = self._script(
+            keys=[self._keys.run, self._keys.online, self._keys.quarantine, self._keys.actor(bad.actor_id)],
+            args=[bad.entry_id, bad.reason, _QUARANTINE_LENGTH],
+        )
+        return max(0, int(moved))

@@ -1,0 +1,88 @@
+"""The weights channel: the learner publishes, actors pull the newest, the evaluator gets each it shall judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replay_service import wire
+from replay_service.keys import Keys
+from replay_service.policy_weights import PolicyWeights
+from replay_service.redis_client import RedisClient
+from replay_service.run_state import Phase
+
+_EVALUATION_BACKLOG = 64
+
+
+class WeightsChannel:
+    """Publish and fetch policy weights."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def publish(self, policy: PolicyWeights, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
+        """Make a version the newest one, atomically with its number.
+
+        Args:
+            policy: its `version` must be above every one before.
+            for_evaluation: also queue it for the evaluator.
+            enter: a phase that begins with this version.
+        """
+        message = wire.encode_policy_weights(policy)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(self._keys.weights, message)
+            pipe.hset(self._keys.run, "policy_version", policy.version)
+            if for_evaluation:
+                pipe.xadd(self._keys.evaluation_requests, {"m": message}, maxlen=_EVALUATION_BACKLOG)
+                pipe.hincrby(self._keys.run, "evaluations_requested", 1)
+            if enter is not None:
+                pipe.hset(self._keys.run, "phase", enter.value)
+            pipe.execute()
+
+    def request_evaluation(self, policy: PolicyWeights) -> None:
+        """Queue a version for the evaluator without giving it to the actors (the untrained policy, version 0)."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xadd(
+                self._keys.evaluation_requests, {"m": wire.encode_policy_weights(policy)}, maxlen=_EVALUATION_BACKLOG
+            )
+            pipe.hincrby(self._keys.run, "evaluations_requested", 1)
+            pipe.execute()
+
+    def fetch(self) -> PolicyWeights | None:
+        """The newest version, or None before the first.
+
+        Raises:
+            WireError: what lies there is not a valid version.
+        """
+        message: bytes | None = self._client.get(self._keys.weights)
+        return None if message is None else wire.decode_policy_weights(message)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluationRequest:
+    """A version that the evaluator shall judge."""
+
+    request_id: str
+    policy: PolicyWeights
+
+
+class EvaluationRequests:
+    """The evaluator's side of the queue, read in order from a cursor."""
+
+    def __init__(self, client: RedisClient, keys: Keys, *, cursor: str = "0-0") -> None:
+        self._client = client
+        self._keys = keys
+        self.cursor = cursor
+
+    def next(self, *, block_ms: int) -> EvaluationRequest | None:
+        """Wait up to `block_ms` for the next request.
+
+        Raises:
+            WireError: the request is damaged; the cursor has moved past it.
+        """
+        reply = self._client.xread({self._keys.evaluation_requests: self.cursor}, count=1, block=block_ms)
+        if not reply:
+            return None
+        raw_id, fields = reply[0][1][0]
+        self.cursor = raw_id.decode()
+        return EvaluationRequest(self.cursor, wire.decode_policy_weights(fields.get(b"m", b"")))
