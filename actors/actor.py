@@ -16,7 +16,7 @@ from actors.policy import NumpyPolicy
 from actors.rollout import Rollout
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
-from replay_service.errors import SpecMismatch
+from replay_service.errors import EpochLost, SpecMismatch
 from replay_service.experience import Trajectory
 from replay_service.keys import Keys
 from replay_service.patience import Patience
@@ -97,7 +97,7 @@ class Actor:
                 )
                 try:
                     self._work(rollout)
-                except LostMessages as error:
+                except (LostMessages, EpochLost) as error:
                     _log.error("actor %d opens a new epoch: %s", self._actor_id, error)
         finally:
             environment.close()

@@ -15,7 +15,7 @@ import argparse
 import json
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from actors.environment import Environment, make_environment
 from actors.evaluation import evaluate
 from actors.policy import NumpyPolicy
 from replay_service import wire
-from replay_service.config import require_at_least
+from replay_service.config import require_at_least, require_between
 from replay_service.datasets import Episode, write_npz
 from replay_service.errors import ConfigError, DatasetError, WireError
 from replay_service.process import configure_logging, run_role
@@ -32,15 +32,32 @@ from replay_service.process import configure_logging, run_role
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class ActionNoise:
+    """Gaussian noise on the mean action, correlated over time: n_t = c n_{t-1} + sqrt(1 - c^2) std e_t.
+
+    Uncorrelated noise averages out for a learner that clones the record; correlated noise, like a demonstrator's
+    wobble, does not.
+    """
+
+    std: float
+    """Standard deviation at every step."""
+    correlation: float = 0.0
+    """c, in [0, 1): correlation of one step's noise with the next one's."""
+
+
 def record_episode(
-    environment: Environment, policy: NumpyPolicy, generator: np.random.Generator, *, noise_std: float
+    environment: Environment, policy: NumpyPolicy, generator: np.random.Generator, noise: ActionNoise
 ) -> Episode:
-    """Play one episode with Gaussian noise on the mean action; the record holds the actions as clipped to [-1, 1]."""
+    """Play one episode with noise on the mean action; the record holds the actions as clipped to [-1, 1]."""
     observations = [environment.reset(seed=int(generator.integers(2**31)))]
     actions, rewards = [], []
+    fresh_share = np.float32(noise.std * np.sqrt(1.0 - noise.correlation**2))
+    offset = np.float32(noise.std) * generator.standard_normal(environment.spec.action_dim, dtype=np.float32)
     while True:
-        noise = generator.standard_normal(environment.spec.action_dim, dtype=np.float32)
-        action = np.clip(policy.mean(observations[-1]) + np.float32(noise_std) * noise, -1.0, 1.0)
+        action = np.clip(policy.mean(observations[-1]) + offset, -1.0, 1.0)
+        fresh = generator.standard_normal(environment.spec.action_dim, dtype=np.float32)
+        offset = np.float32(noise.correlation) * offset + fresh_share * fresh
         step = environment.step(action)
         observations.append(step.observation)
         actions.append(action)
@@ -56,7 +73,7 @@ def record_episode(
 
 
 def record(
-    environment: Environment, policy: NumpyPolicy, *, episodes: int, noise_std: float, seed: int, longest_search: int
+    environment: Environment, policy: NumpyPolicy, *, episodes: int, noise: ActionNoise, seed: int, longest_search: int
 ) -> tuple[list[Episode], int]:
     """Record episodes that meet the goal at their last step, as a demonstrator would keep them.
 
@@ -69,7 +86,7 @@ def record(
     generator = np.random.default_rng(seed)
     kept: list[Episode] = []
     for played in range(1, longest_search + 1):
-        episode = record_episode(environment, policy, generator, noise_std=noise_std)
+        episode = record_episode(environment, policy, generator, noise)
         if episode.rewards[-1] >= 0.0:
             kept.append(episode)
         if len(kept) == episodes:
@@ -94,6 +111,7 @@ def main() -> int:
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--episodes", type=int, default=25)
     parser.add_argument("--noise-std", type=float, default=0.0, help="standard deviation added to the mean action")
+    parser.add_argument("--noise-correlation", type=float, default=0.0, help="of one step's noise with the next one's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--provenance", default="{}", help="JSON object that is stored in the dataset")
     parser.add_argument("--output", type=Path, help="dataset to write (.npz)")
@@ -101,6 +119,7 @@ def main() -> int:
     configure_logging("recording")
     require_at_least("--episodes", arguments.episodes, 1)
     require_at_least("--noise-std", arguments.noise_std, 0.0)
+    require_between("--noise-correlation", arguments.noise_correlation, 0.0, 1.0)
     environment = make_environment(arguments.env)
     policy = _load_policy(arguments.policy)
     if arguments.verb == "evaluate":
@@ -113,7 +132,7 @@ def main() -> int:
         environment,
         policy,
         episodes=arguments.episodes,
-        noise_std=arguments.noise_std,
+        noise=ActionNoise(arguments.noise_std, arguments.noise_correlation),
         seed=arguments.seed,
         longest_search=20 * arguments.episodes,
     )
@@ -122,6 +141,7 @@ def main() -> int:
         "env": arguments.env,
         "episodes_played": str(played),
         "noise_std": repr(arguments.noise_std),
+        "noise_correlation": repr(arguments.noise_correlation),
         "seed": str(arguments.seed),
         "kept": "episodes that meet the goal at their last step",
     }

@@ -16,10 +16,11 @@ from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import App, Parameter
-from cyclopts.config import Dict, Env, Toml
+from cyclopts.config import Dict, Env
 from rich.console import Console
 
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
+from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
 
 _ENVIRONMENT_PREFIX = "AWAC_"
@@ -263,13 +264,14 @@ def _layer_configuration(arguments: list[str]) -> None:
     options, _experiment = _parse_up(arguments)
     layers: list[Any] = [environment]
     if options.config is not None:
-        layers.append(_file_layer(options.config))
+        layers.append(_layer(read_toml(options.config), str(options.config)))
     saved = _file_to_resume(options)
     if saved is not None:
-        layers.append(_file_layer(saved))
+        layers.append(_layer(read_toml(saved), str(saved)))
     app.config = tuple(layers)
     _options, experiment = _parse_up(arguments)
-    layers.append(Dict(preset_layer(preset_name(experiment.run)), use_commands_as_keys=False, source="preset"))
+    name = preset_name(experiment.run)
+    layers.append(_layer(preset_layer(name), f"preset {name}"))
     app.config = tuple(layers)
 
 
@@ -281,16 +283,9 @@ def _parse_up(arguments: list[str]) -> tuple[UpOptions, ExperimentConfig]:
     )
 
 
-def _file_layer(path: Path) -> Toml:
-    if not path.is_file():
-        raise ConfigError(f"cannot read the configuration file {path}: no such file")
-    import tomllib
-
-    try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    return Toml(path, must_exist=True, use_commands_as_keys=False)
+def _layer(table: dict[str, Any], source: str) -> Dict:
+    # Below the command's own name, because cyclopts drops top-level keys that are also names of commands (dataset).
+    return Dict({"up": table}, source=source)
 
 
 def _file_to_resume(options: UpOptions) -> Path | None:
@@ -317,7 +312,7 @@ def _keep_password_out(experiment: ExperimentConfig) -> ExperimentConfig:
     """Move a password from the URL, which is written to config.toml, to the environment of our own processes."""
     from replay_service.connection import PASSWORD_VARIABLE, RedisEndpoint
 
-    if experiment.run.redis_url is None:
+    if not experiment.run.redis_url:
         return experiment
     endpoint = RedisEndpoint.from_url(experiment.run.redis_url, os.environ.get(PASSWORD_VARIABLE, ""))
     if endpoint.password:

@@ -74,8 +74,8 @@ def plain_line(snapshot: Snapshot, rates: Rates, notice: str) -> str:
     left = rates.seconds_left(snapshot)
     if left is not None:
         parts.append(f"{duration(left)} left")
-    if snapshot.measured_utd_ratio is not None:
-        parts.append(f"utd {snapshot.measured_utd_ratio:.2f}")
+    if state.measured_utd_ratio is not None:
+        parts.append(f"utd {state.measured_utd_ratio:.2f}")
     parts.append(f"policy version {state.policy_version}")
     if snapshot.evaluations:
         parts.append(describe_evaluation(snapshot.evaluations[-1]))
@@ -109,7 +109,7 @@ def dashboard(snapshot: Snapshot, rates: Rates, title: str, notice: str) -> Rend
     facts.add_column()
     facts.add_row("phase", text + (f", {duration(left)} left" if left is not None else ""))
     facts.add_row("rates", f"{rates.env_rate:,.0f} env steps/s   {rates.grad_rate:,.0f} gradient steps/s")
-    measured = snapshot.measured_utd_ratio
+    measured = state.measured_utd_ratio
     facts.add_row("utd ratio", f"{'-' if measured is None else f'{measured:.2f}'}   {waits(snapshot)}")
     facts.add_row("replay", f"{state.seed_steps:,} seed + {state.retained_steps:,} online transitions")
     facts.add_row("policy", f"version {state.policy_version}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
@@ -22,7 +23,7 @@ class LauncherConfig:
 
     device: str = "auto"
     """Device of the learner: auto (a CUDA GPU when there is one), cpu or cuda."""
-    ray_address: str | None = None
+    ray_address: str = ""
     """A running Ray cluster ('auto' or host:port). Default: a private one on this machine."""
     actors_per_host: int = 64
     """Most actors that one host process forks; more actors are spread over several hosts of the cluster."""
@@ -79,8 +80,14 @@ def preset_layer(name: str) -> dict[str, Any]:
 
 def resolve(config: ExperimentConfig, *, run_id: str, environment: EnvironmentConfig) -> ExperimentConfig:
     """Fill in what the user left open: the run's name, its preset and the environment's shape."""
+    # Roles run in other folders than the user's: a dataset that is a path must be an absolute one.
+    dataset = tuple(str(Path(source).resolve()) if Path(source).exists() else source for source in config.run.dataset)
     run = replace(
-        config.run, run_id=config.run.run_id or run_id, preset=preset_name(config.run), environment=environment
+        config.run,
+        dataset=dataset,
+        run_id=config.run.run_id or run_id,
+        preset=preset_name(config.run),
+        environment=environment,
     )
     return replace(config, run=run)
 

@@ -74,7 +74,7 @@ class RoleHost:
 class RolePlacement:
     """Starts, watches and stops role programs on a Ray cluster, local or remote."""
 
-    def __init__(self, *, address: str | None, num_cpus: float) -> None:
+    def __init__(self, *, address: str, num_cpus: float) -> None:
         """Connect to a cluster, or start a private one on this machine with enough logical CPUs for the run.
 
         Raises:
@@ -86,7 +86,7 @@ class RolePlacement:
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         # Ray announces itself on both streams; a user's first screen is ours.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            if address is not None:
+            if address:
                 try:
                     ray.init(address=address, **quiet)
                 except (ConnectionError, ValueError, RuntimeError) as error:

@@ -30,11 +30,6 @@ class Snapshot:
         """Actors that the replay service heard of within the last 15 s."""
         return sum(self.unix_seconds - actor.last_seen_ms / 1000 < _ACTOR_ALIVE_S for actor in self.actors)
 
-    @property
-    def measured_utd_ratio(self) -> float | None:
-        """Online gradient steps per environment step so far."""
-        return self.state.online_grad_steps / self.state.env_steps if self.state.env_steps else None
-
     def progress(self) -> tuple[float, str]:
         """Share of the current phase that is done, and that phase in words."""
         state = self.state

@@ -63,7 +63,7 @@ def check_inputs(run: RunConfig) -> None:
         DatasetError: a source is missing, unreadable or does not fit.
         RedisUnavailable: the named Redis does not answer or refuses the password.
     """
-    if run.redis_url is not None:
+    if run.redis_url:
         check(RedisEndpoint.from_url(run.redis_url, _password()))
     load_seed_data(run)
 
@@ -113,7 +113,7 @@ class Run:
             RoleRefused: a role ended with a user error.
             RunFailed: a role crashed more often than its budget allows.
         """
-        set_ray_environment(private_cluster=self._config.launcher.ray_address is None)
+        set_ray_environment(private_cluster=not self._config.launcher.ray_address)
         from launcher.placement import RolePlacement  # ray reads its environment as it is imported, and loads slowly
 
         self._interrupts.install()

@@ -5,6 +5,11 @@ The run's Redis comes from the environment variables AWAC_REDIS_URL and AWAC_RED
 
 from __future__ import annotations
 
+import os
+
+# Waiting OpenMP threads must not spin: beside busy actors a spinning learner gets many times slower. Before torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import sys
 from pathlib import Path

@@ -111,11 +111,13 @@ def advantage_weights(
     if advantage_clip is not None:
         scores = scores.clamp(max=advantage_clip)
     scores = scores / temperature
-    if weighting == "batch_softmax":
+    if weighting == "exponential" and max_weight is not None:
+        # Bounding the exponent bounds the weight, and keeps exp() finite.
+        scores = scores.clamp(max=math.log(max_weight))
+    if weighting == "batch_softmax" or normalise:
+        # exp(x) over its batch mean is a softmax times B, which neither overflows nor divides 0 by 0.
         return torch.softmax(scores, dim=0) * scores.shape[0]
-    # Bounding the exponent bounds the weight, and keeps exp() finite.
-    weights = torch.exp(scores if max_weight is None else scores.clamp(max=math.log(max_weight)))
-    return weights / weights.mean() if normalise else weights
+    return torch.exp(scores)
 
 
 def policy_loss(log_prob: Tensor, weights: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Checkpoints: written beside, then renamed; read back only when every hash fits the manifest.
 
 A checkpoint is a folder `step-<grad steps>` with two files: `state.safetensors` (every tensor: policy, critics,
-targets, both optimizers, the generator) and `manifest.json` (progress, the configuration that shaped the networks, and
-the SHA-256 of every tensor). Neither format can carry code.
+targets, both optimizers, the generator) and `manifest.json` (progress, the configuration that shaped the networks, the
+SHA-256 of every tensor, and its own). Neither format can carry code.
 """
 
 from __future__ import annotations
@@ -91,13 +91,14 @@ class CheckpointStore:
             "progress": asdict(progress),
             "sha256": {name: _sha256(tensor) for name, tensor in tensors.items()},
         }
+        manifest["manifest_sha256"] = _manifest_sha256(manifest)
         _write_durably(partial / _STATE_FILE, safetensors.torch.save(tensors))
         _write_durably(partial / _MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
         if target.exists():  # the same step again, after a resume
             shutil.rmtree(target)
         os.replace(partial, target)
         _sync_folder(self._folder)
-        self._remove_old()
+        self._remove_old(target)
         return target
 
     def restore(self, state: LearnerState) -> Progress | None:
@@ -130,6 +131,8 @@ class CheckpointStore:
     def _load(self, folder: Path, state: LearnerState) -> Progress:
         try:
             manifest = json.loads((folder / _MANIFEST_FILE).read_text(encoding="utf-8"))
+            if manifest["manifest_sha256"] != _manifest_sha256(manifest):
+                raise _Damaged("the manifest does not have the hash that it names")
             stored = safetensors.torch.load((folder / _STATE_FILE).read_bytes())
             shape, hashes, values = manifest["shape"], dict(manifest["sha256"]), dict(manifest["progress"])
             progress = Progress(**{**values, "phase": Phase(values["phase"])})
@@ -142,8 +145,7 @@ class CheckpointStore:
             changed = sorted(name for name in {*shape, *self._shape} if shape.get(name) != self._shape.get(name))
             details = "; ".join(f"{n}: checkpoint {shape.get(n)}, now {self._shape.get(n)}" for n in changed)
             raise CheckpointError(f"{folder} was made by another configuration ({details}): a run keeps its networks")
-        # Optimizers hold no tensors before their first step; an empty step makes the places to load into.
-        own = _tensors(state, materialise=True)
+        own = _tensors(state)
         if set(stored) != set(own) or set(hashes) != set(stored):
             raise _Damaged(f"expected tensors {sorted(own)[:3]}..., got {sorted(stored)[:3]}...")
         for name, tensor in stored.items():
@@ -162,17 +164,23 @@ class CheckpointStore:
     def _newest_first(self) -> list[Path]:
         return sorted(self._folder.glob(f"{_PREFIX}*"), reverse=True)
 
-    def _remove_old(self) -> None:
-        for folder in self._newest_first()[self._keep :]:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _remove_old(self, written: Path) -> None:
+        """Keep what was just written and the newest before it; a later one was damaged and passed over."""
+        before = [folder for folder in self._newest_first() if folder.name < written.name]
+        for folder in self._newest_first():
+            if folder != written and folder not in before[: self._keep - 1]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Damaged(Exception):
     """This checkpoint cannot be used; another one may."""
 
 
-def _tensors(state: LearnerState, *, materialise: bool = False) -> dict[str, Tensor]:
-    """Every tensor of the state under a stable name; the tensors themselves, not copies."""
+def _tensors(state: LearnerState) -> dict[str, Tensor]:
+    """Every tensor of the state under a stable name; the tensors themselves, not copies.
+
+    Optimizers hold none before their first step: they are given the zeros that it would begin with.
+    """
     named: dict[str, Tensor] = {"generator": state.generator.get_state()}
     for part, module in (("policy", state.policy), ("critics", state.critics), ("targets", state.target_critics)):
         named |= {f"{part}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
@@ -182,7 +190,7 @@ def _tensors(state: LearnerState, *, materialise: bool = False) -> dict[str, Ten
     ):
         for name, parameter in module.named_parameters():
             slots = optimizer.state[parameter]
-            if materialise and not slots:
+            if not slots:
                 slots["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 slots["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                 slots["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
@@ -192,6 +200,12 @@ def _tensors(state: LearnerState, *, materialise: bool = False) -> dict[str, Ten
 
 def _sha256(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _manifest_sha256(manifest: dict[str, Any]) -> str:
+    """Of all that the manifest says but this."""
+    rest = {name: value for name, value in manifest.items() if name != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _write_durably(path: Path, data: bytes) -> None:

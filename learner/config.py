@@ -6,6 +6,7 @@ locomotion, [paper] Nair et al. 2020 (arXiv:2006.09359), Table 2 and appendix A.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,6 +105,10 @@ class LearnerConfig:
             require_positive("learner.max_weight", self.max_weight)
         if self.offline_fraction is not None:
             require_between("learner.offline_fraction", self.offline_fraction, 0.0, 1.0)
+        for name in ("policy_weight_decay", "min_log_std", "max_log_std", "advantage_clip", "max_q", "min_target"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"learner.{name}: expected a finite number, got {value:g}")
         if self.min_log_std >= self.max_log_std:
             raise ConfigError(f"learner.min_log_std: expected below {self.max_log_std:g}, got {self.min_log_std:g}")
         for name in ("policy_hidden_sizes", "critic_hidden_sizes"):

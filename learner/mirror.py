@@ -103,10 +103,9 @@ class ReplayMirror:
         self._discounts = torch.zeros(rows, device=device)
         self._next_observations = torch.zeros(rows, observation_dim, device=device)
         self._seed_filled = 0
-        self._lengths: deque[int] = deque()  # trajectories in the ring, oldest first
+        self._entries: deque[tuple[int, int]] = deque()  # (first step, steps) of those in the ring, oldest first
+        self._online_steps = 0  # of all entries together
         self._online_end = 0  # logical index after the newest online transition, counted since the run began
-        self._next_first_step: int | None = None  # stream position that the next entry should have
-        self.online_size = 0
 
     @property
     def seed_size(self) -> int:
@@ -114,6 +113,11 @@ class ReplayMirror:
         if not self._evict_seed:
             return self._seed_filled
         return max(0, min(self._seed_filled, self._capacity - self._online_end))
+
+    @property
+    def online_size(self) -> int:
+        """Online transitions that are sampled."""
+        return min(self._online_steps, self._capacity)
 
     @property
     def size(self) -> int:
@@ -140,32 +144,25 @@ class ReplayMirror:
             first_step: the entry's position in the stream. A position behind the newest one means that Redis lost
                 its last second and was filled again: those rows are replaced.
         """
+        self._rewind(first_step)
         count = len(transitions.rewards)
-        if self._next_first_step is None:
-            self._online_end = first_step
-        elif first_step < self._next_first_step:
-            self._rewind(self._next_first_step - first_step)
-        self._next_first_step = first_step + count
-        if count > self._capacity:
-            transitions = Transitions(*(array[-self._capacity :] for array in transitions))
-        rows = (
-            self._online_end + count - len(transitions.rewards) + np.arange(len(transitions.rewards))
-        ) % self._capacity
-        self._write(torch.from_numpy(rows + self._seed_steps).to(self._device), transitions)
+        kept = Transitions(*(array[-self._capacity :] for array in transitions))
         self._online_end += count
-        self._lengths.append(count)
-        self.online_size += count
-        while self.online_size > self._capacity and len(self._lengths) > 1:
-            self.online_size -= self._lengths.popleft()
-        self.online_size = min(self.online_size, self._capacity)
+        rows = np.arange(self._online_end - len(kept.rewards), self._online_end) % self._capacity
+        self._write(torch.from_numpy(rows + self._seed_steps).to(self._device), kept)
+        self._entries.append((first_step, count))
+        self._online_steps += count
+        while self._online_steps > self._capacity and len(self._entries) > 1:
+            self._online_steps -= self._entries.popleft()[1]
 
-    def _rewind(self, steps: int) -> None:
-        while steps > 0 and self._lengths:
-            newest = self._lengths.pop()
-            self.online_size -= newest
-            self._online_end -= newest
-            steps -= newest
-        self.online_size = max(0, self.online_size)
+    def _rewind(self, first_step: int) -> None:
+        """Take back what lies at or behind a position; go to that position when nothing is left."""
+        while self._entries and self._entries[-1][0] >= first_step:
+            _, count = self._entries.pop()
+            self._online_steps -= count
+            self._online_end -= count
+        if not self._entries:
+            self._online_end = first_step
 
     def sample(self, batch_size: int, generator: torch.Generator, *, offline_fraction: float | None) -> TransitionBatch:
         """Draw a batch with replacement.
@@ -205,12 +202,13 @@ class ReplayMirror:
 
     def check_valid(self) -> str | None:
         """Say which invariant is broken, or None; for tests and after a rebuild."""
-        if self.online_size > self._capacity:
-            return f"online_size {self.online_size} exceeds the capacity {self._capacity}"
-        if len(self._lengths) > 1 and sum(self._lengths) != self.online_size:
-            return f"trajectories hold {sum(self._lengths)} steps, online_size is {self.online_size}"
-        if self._evict_seed and self.size > self._capacity + self._seed_steps:
-            return f"size {self.size} exceeds capacity and seed together"
+        steps = sum(count for _, count in self._entries)
+        if steps != self._online_steps:
+            return f"trajectories hold {steps} steps, expected {self._online_steps}"
+        if steps > self._capacity and len(self._entries) > 1:
+            return f"{len(self._entries)} trajectories of {steps} steps exceed the capacity {self._capacity}"
+        if self._evict_seed and self.size > self._capacity:
+            return f"size {self.size} exceeds the capacity {self._capacity} that seed and online data share"
         return None
 
     def _draw(self, bound: int, count: int, generator: torch.Generator) -> Tensor:

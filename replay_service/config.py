@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
 
+_HIGHEST_PORT = 65_535
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentConfig:
@@ -42,15 +44,15 @@ class ReplayConfig:
     """Memory limit of the embedded Redis, in MiB; at the limit it refuses writes rather than forgetting."""
     port: int = 0
     """TCP port of the embedded Redis on the loopback interface. 0: a free one."""
-    server_path: str | None = None
-    """Redis-compatible server to start. None: valkey-server or redis-server on the PATH, else the packaged one."""
+    server_path: str = ""
+    """Redis-compatible server to start. Default: valkey-server or redis-server on the PATH, else the packaged one."""
     actor_timeout_s: float = 60.0
     """An actor silent for this many seconds gives its admitted steps back to the others."""
 
     def __post_init__(self) -> None:
         require_at_least("replay.capacity", self.capacity, 1)
         require_at_least("replay.max_memory_mb", self.max_memory_mb, 64)
-        require_at_least("replay.port", self.port, 0)
+        require_between("replay.port", self.port, 0, _HIGHEST_PORT)
         require_positive("replay.actor_timeout_s", self.actor_timeout_s)
 
 
@@ -79,12 +81,13 @@ class RunConfig:
     initial_env_steps: int = 1_000
     """Online steps that are collected before the first online gradient step."""
     max_env_steps_ahead: int = 0
-    """How many environment steps the actors may be ahead of the learner. 0: room for two rollouts of every actor."""
+    """How many environment steps the actors may be ahead of the learner; at least `rollout_length + 1 / utd_ratio`, or
+    both sides would wait for each other. 0: room for two rollouts of every actor."""
     rollout_length: int = 200
     """Environment steps in one message, at most; a message never crosses the end of an episode."""
     run_id: str = ""
     """Name of the run, and of its keys in Redis. Default: the run directory's name."""
-    redis_url: str | None = None
+    redis_url: str = ""
     """A Redis to use (redis://, rediss:// or unix://). Default: an embedded server. Its password belongs into the
     environment variable AWAC_REDIS_PASSWORD, not here."""
     metrics_host: str = "127.0.0.1"
@@ -105,12 +108,21 @@ class RunConfig:
         require_at_least("initial_env_steps", self.initial_env_steps, 0)
         require_at_least("max_env_steps_ahead", self.max_env_steps_ahead, 0)
         require_at_least("rollout_length", self.rollout_length, 1)
-        require_at_least("discovery_port", self.discovery_port, 0)
+        require_between("discovery_port", self.discovery_port, 0, _HIGHEST_PORT)
+        if self.max_env_steps_ahead:
+            name = "max_env_steps_ahead (with this rollout_length and utd_ratio)"
+            require_at_least(name, self.max_env_steps_ahead, self._smallest_tolerance)
 
     @property
     def tolerance_env_steps(self) -> int:
         """Width of the limiter's band, in environment steps (`max_env_steps_ahead` or its default)."""
-        return self.max_env_steps_ahead or max(1_000, 2 * self.actors * self.rollout_length)
+        usual = max(1_000, 2 * self.actors * self.rollout_length)
+        return self.max_env_steps_ahead or max(usual, self._smallest_tolerance)
+
+    @property
+    def _smallest_tolerance(self) -> int:
+        # A learner that has caught up can be 1 / utd_ratio steps behind the actors; one of them must still fit in.
+        return self.rollout_length + math.ceil(1 / self.utd_ratio)
 
     @property
     def spec(self) -> ExperienceSpec:

@@ -33,7 +33,7 @@ def load_run_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: the file is missing or not TOML, a key is unknown, or a value does not fit.
     """
-    table = {key: value for key, value in _read(path).items() if key not in ROLE_TABLES}
+    table = {key: value for key, value in read_toml(path).items() if key not in ROLE_TABLES}
     return convert_table(table, RunConfig, f"{path}")
 
 
@@ -43,7 +43,10 @@ def load_role_config(path: Path, table: str, config_type: type[ConfigT]) -> Conf
     Raises:
         ConfigError: as `load_run_config`.
     """
-    return convert_table(_read(path).get(table, {}), config_type, f"{path}, table [{table}]")
+    values, where = read_toml(path).get(table, {}), f"{path}, table [{table}]"
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a table, got {values!r}")
+    return convert_table(values, config_type, where)
 
 
 def convert_table(table: dict[str, Any], config_type: type[ConfigT], where: str) -> ConfigT:
@@ -87,7 +90,12 @@ def _with_none(table: dict[str, Any], config_type: Any) -> dict[str, Any]:
     return converted
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as plain tables.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

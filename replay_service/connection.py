@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
 from replay_service.errors import RedisUnavailable, RunDirectoryError
@@ -53,22 +54,25 @@ class RedisEndpoint:
 
     @staticmethod
     def from_url(url: str, password: str = "") -> RedisEndpoint:
-        """Split a URL that may carry a password.
+        """Split a URL that may carry a password, before its host or as a query field.
 
         Raises:
-            RedisUnavailable: the URL has no scheme that redis-py knows.
+            RedisUnavailable: the URL is none that redis-py understands.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss", "unix"):
+        try:
+            own_password = parse_url(url).get("password")  # type: ignore[no-untyped-call]
+        except ValueError:
+            # Without redis-py's text: it may quote a part of the password.
+            shown = url.rpartition("@")[2].partition("?")[0]
             raise RedisUnavailable(
-                f"redis_url: expected redis://, rediss:// or unix://, got {url.split('@')[-1]!r}; "
+                f"redis_url: expected redis://, rediss:// or unix://, with a number as the port, got {shown!r}; "
                 "for example redis://localhost:6379"
-            )
-        if not parts.password:
-            return RedisEndpoint(url, password)
+            ) from None
+        parts = urlsplit(url)
         user = f"{parts.username}@" if parts.username else ""
-        location = f"{user}{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
-        return RedisEndpoint(urlunsplit(parts._replace(netloc=location)), parts.password)
+        options = "&".join(option for option in parts.query.split("&") if not option.startswith("password="))
+        location = f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return RedisEndpoint(f"{location}?{options}" if options else location, own_password or password)
 
     @staticmethod
     def from_environment() -> RedisEndpoint:
@@ -115,14 +119,16 @@ class RedisEndpoint:
 
 def connect(endpoint: RedisEndpoint, *, reply_timeout_s: float = REPLY_TIMEOUT_S) -> RedisClient:
     """Make a client; nothing is sent until its first command."""
+    # Keep-alive notices a peer whose machine is gone; a Unix socket has none and redis-py refuses the option there.
+    only_tcp: dict[str, Any] = {} if endpoint.url.startswith("unix:") else {"socket_keepalive": True}
     client = redis.Redis.from_url(
         endpoint.url,
         password=endpoint.password or None,
         protocol=2,
         socket_timeout=reply_timeout_s,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_keepalive=True if not endpoint.url.startswith("unix:") else None,
         retry=Retry(NoBackoff(), 0),
+        **only_tcp,
     )
     return cast(RedisClient, client)
 
@@ -143,7 +149,7 @@ def user_facing_errors(endpoint: RedisEndpoint) -> Iterator[None]:
         ) from error
     except redis.exceptions.TimeoutError as error:
         raise RedisUnavailable(f"Redis at {endpoint.url} did not answer in time ({error})") from error
-    except redis.exceptions.ConnectionError as error:
+    except (redis.exceptions.ConnectionError, redis.exceptions.InvalidResponse) as error:
         raise RedisUnavailable(
             f"no Redis answers at {endpoint.url} ({error}): start it, correct --redis-url, "
             "or leave the option out to get an embedded server"

@@ -11,7 +11,8 @@
     ├── WireError                 bytes that are not a valid message (quarantined, never fatal to a reader)
     └── ProtocolError             a peer that must not go on
         ├── SpecMismatch          it speaks of another environment, network shape or wire version
-        └── StaleEpoch            a newer incarnation of the same actor has registered
+        ├── StaleEpoch            a newer incarnation of the same actor has registered
+        └── EpochLost             Redis lost the actor's registration in a crash: it must register again
 
 Every text says what was expected, what came, and where it helps what to do.
 """
@@ -63,6 +64,10 @@ class ProtocolError(AwacError):
 
 class SpecMismatch(ProtocolError):
     """The peer speaks of another environment, network shape or wire version."""
+
+
+class EpochLost(ProtocolError):
+    """Redis lost this actor's registration in a crash; it must open a new epoch."""
 
 
 class StaleEpoch(ProtocolError):

@@ -50,8 +50,9 @@ class RunCollector:
         for name, field, text in _GAUGES:
             yield GaugeMetricFamily(name, text, value=getattr(state, field))
         yield GaugeMetricFamily("awac_replay_redis_memory_bytes", "Memory that Redis uses for data.", memory_bytes)
-        utd = state.online_grad_steps / state.env_steps if state.env_steps else 0.0
-        yield GaugeMetricFamily("awac_replay_utd_ratio", "Measured online gradient steps per environment step.", utd)
+        if state.measured_utd_ratio is not None:
+            text = "Measured online gradient steps per environment step, initial steps left out."
+            yield GaugeMetricFamily("awac_replay_utd_ratio", text, state.measured_utd_ratio)
         phase = GaugeMetricFamily("awac_replay_phase", "1 for the phase that the run is in.", labels=["phase"])
         for candidate in Phase:
             phase.add_metric([candidate.value], float(candidate is state.phase))

@@ -78,7 +78,7 @@ def make_summary(
         "wall_seconds": round(wall_seconds, 1),
         "env_steps_per_second": round(rates[0], 2),
         "grad_steps_per_second": round(rates[1], 2),
-        "utd_ratio": round(state.online_grad_steps / state.env_steps, 4) if state.env_steps else None,
+        "utd_ratio": None if (utd_ratio := state.measured_utd_ratio) is None else round(utd_ratio, 4),
         "seed_steps": state.seed_steps,
         "duplicates_refused": state.duplicate_steps,
         "quarantined": state.quarantined_steps,
@@ -116,9 +116,14 @@ class Recorder:
         self._online_since: tuple[float, int, int] | None = None
 
     def skip_recorded_reports(self) -> None:
-        """Leave the reports of earlier sessions out of the event files, where they are already."""
+        """Leave what earlier sessions recorded out of the event files, where it is already."""
         for cursor, _report in self._reports.learner_reports():
             self._report_cursor = cursor
+        for cursor, evaluation in self._reports.evaluations():
+            self._evaluation_cursor = cursor
+            self._evaluations.append(evaluation)
+        if self._evaluations:
+            self._write_csv()
 
     def update(self, state: RunState, actors: list[ActorLedger], *, status: str = "running") -> None:
         """Take in new reports and bring all files up to date."""

@@ -50,9 +50,16 @@ class RunState:
     evaluations_done: int
     num_env_steps: int
     num_offline_steps: int
+    initial_env_steps: int
     spec_fingerprint: str
     stop_requested: str
     """Why the run shall stop (`launcher down`), or ''."""
+
+    @property
+    def measured_utd_ratio(self) -> float | None:
+        """Online gradient steps per environment step, the initial steps (which owe none) left out; None before them."""
+        owing = self.env_steps - self.initial_env_steps
+        return self.online_grad_steps / owing if owing > 0 else None
 
     @staticmethod
     def from_hash(values: dict[bytes, bytes]) -> RunState:

@@ -17,7 +17,7 @@ from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, check, co
 from replay_service.datasets import OfflineDataset, load_dataset
 from replay_service.demonstrations import shipped_path
 from replay_service.discovery import DiscoveryServer, target_groups
-from replay_service.errors import ConfigError
+from replay_service.errors import ConfigError, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.metrics import register_run_metrics
 from replay_service.patience import Patience
@@ -51,6 +51,11 @@ class ServiceFiles:
     def connection(self) -> Path:
         """The endpoint with its password, mode 0600."""
         return self.redis_dir / "connection.json"
+
+    @property
+    def opened(self) -> Path:
+        """Exists once the run's state has been created in Redis; from then on its absence is an error."""
+        return self.redis_dir / "opened"
 
     @property
     def ready(self) -> Path:
@@ -94,6 +99,7 @@ class ReplayService:
         self._keys = Keys(run.run_id)
         self._redis: EmbeddedRedis | None = None
         self._patience = Patience("replay service", stop)
+        self._was_open = self._files.opened.exists()
 
     def run(self) -> None:
         """Work until a stop is asked for.
@@ -113,15 +119,17 @@ class ReplayService:
                 self._redis.stop()
 
     def _open_redis(self) -> RedisEndpoint:
-        if self._run.redis_url is not None:
+        if self._run.redis_url:
             endpoint = RedisEndpoint.from_url(self._run.redis_url, os.environ.get("AWAC_REDIS_PASSWORD", ""))
             _log.info("using Redis %s at %s", check(endpoint), endpoint.url)
         else:
-            previous = RedisEndpoint.load(self._files.connection) if self._files.connection.exists() else None
-            self._redis = self._start_redis(previous)
+            self._redis = self._start_redis(self._previous_endpoint())
             endpoint = self._redis.endpoint
         endpoint.save(self._files.connection)
         return endpoint
+
+    def _previous_endpoint(self) -> RedisEndpoint | None:
+        return RedisEndpoint.load(self._files.connection) if self._files.connection.exists() else None
 
     def _start_redis(self, previous: RedisEndpoint | None) -> EmbeddedRedis:
         replay = self._run.replay
@@ -136,6 +144,12 @@ class ReplayService:
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
         state = RunStateStore(client, self._keys)
         resumed = state.initialise(self._run)
+        if self._was_open and not resumed:
+            raise RunDirectoryError(
+                f"run {self._run.run_id!r} was opened before, but Redis no longer has its data: put "
+                f"{self._files.redis_dir} back, or start over with --restart-behavior restart"
+            )
+        self._files.opened.touch()
         reports = Reports(client, self._keys)
         identity = RunIdentity(self._run.run_id, self._run.env, self._run.preset, self._run.seed)
         recorder = Recorder(self._files.run_dir, reports, identity)

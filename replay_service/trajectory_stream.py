@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from replay_service import scripts, wire
-from replay_service.errors import SpecMismatch, StaleEpoch, WireError
+from replay_service.errors import EpochLost, SpecMismatch, StaleEpoch, WireError
 from replay_service.experience import ExperienceSpec, Trajectory
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 
 _QUARANTINE_LENGTH = 1_000
+_REASON_LENGTH = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class TrajectoryWriter:
 
         Raises:
             StaleEpoch: another incarnation of this actor has registered.
+            EpochLost: the service has forgotten this one.
         """
         reply = self._admit(keys=[self._keys.run, self._keys.actor(self._actor_id)], args=[str(self.epoch), want_steps])
         return self._admission(reply)
@@ -102,6 +104,7 @@ class TrajectoryWriter:
         Raises:
             SpecMismatch: the run's spec is not this actor's.
             StaleEpoch: another incarnation of this actor has registered.
+            EpochLost: the service has forgotten this one.
         """
         origin = trajectory.origin
         success = "" if outcome is None or outcome.success is None else str(int(outcome.success))
@@ -135,6 +138,8 @@ class TrajectoryWriter:
         status, version, lease, reason, detail = (v.decode() if isinstance(v, bytes) else v for v in reply)
         if status == "wrong_spec":
             raise self._mismatch(detail)
+        if status == "stale_epoch" and int(detail) < self.epoch:
+            raise EpochLost(f"actor {self._actor_id}: the service knows epoch {detail}, this is epoch {self.epoch}")
         if status == "stale_epoch":
             raise StaleEpoch(
                 f"actor {self._actor_id}: epoch {self.epoch} has been replaced by epoch {detail}; this process must end"
@@ -210,18 +215,20 @@ def parse_entry(entry_id: str, fields: dict[bytes, bytes], spec: ExperienceSpec)
     except WireError as error:
         return BadEntry(entry_id, actor_id, str(error))
     except (KeyError, ValueError) as error:
-        return BadEntry(
-            entry_id, actor_id, f"stream fields: expected a, e, s, n, f and m, got a bad or missing {error}"
-        )
+        return _bad(entry_id, actor_id, f"stream fields: expected a, e, s, n, f and m, got a bad or missing {error}")
     origin = trajectory.origin
     stamped = (fields.get(b"a"), fields.get(b"e"), fields.get(b"s"))
     claimed = tuple(str(v).encode() for v in (origin.actor_id, origin.epoch, origin.sequence))
     if stamped != claimed or steps != trajectory.num_steps or first_step < 0:
-        return BadEntry(entry_id, actor_id, f"message claims {claimed}, {trajectory.num_steps} steps; stream {stamped}")
+        return _bad(entry_id, actor_id, f"message claims {claimed}, {trajectory.num_steps} steps; stream {stamped}")
     problem = trajectory.problem(spec)
     if problem is not None:
         return BadEntry(entry_id, actor_id, problem)
     return StreamEntry(entry_id, first_step, trajectory)
+
+
+def _bad(entry_id: str, actor_id: int, reason: str) -> BadEntry:
+    return BadEntry(entry_id, actor_id, reason[:_REASON_LENGTH])  # it quotes fields that may be of any length
 
 
 class Quarantine:

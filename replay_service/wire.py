@@ -31,6 +31,7 @@ _KIND_WEIGHTS: Final = "policy_weights"
 _DTYPE: Final = "<f4"
 _MAX_DIMENSIONS: Final = 4
 _MAX_LAYERS: Final = 64
+_SHOWN_LENGTH: Final = 40
 
 if sys.byteorder != "little":  # pragma: no cover - no supported platform is big-endian
     raise ImportError("the wire format is little-endian and this machine is not")
@@ -107,7 +108,7 @@ def decode_policy_weights(message: bytes) -> PolicyWeights:
     )
     version, grad_steps, env_steps, published = _items(stamp, 4, "stamp")
     if not isinstance(published, float) or not math.isfinite(published):
-        raise WireError(f"published_unix_seconds: expected a finite float, got {published!r}")
+        raise WireError(f"published_unix_seconds: expected a finite float, got {_shown(published)}")
     layers = len(spec.layer_shapes)
     policy = PolicyWeights(
         spec=spec,
@@ -138,11 +139,13 @@ def _open(message: bytes, kind: str) -> Any:
         raise WireError(f"expected a message of at most {MAX_MESSAGE_BYTES} bytes, got {len(message)}")
     version, got_kind, codec, checksum, body = _items(_unpack(message), 5, "message")
     if version != WIRE_VERSION:
-        raise WireError(f"expected wire version {WIRE_VERSION}, got {version!r}: sender and reader differ in version")
+        raise WireError(
+            f"expected wire version {WIRE_VERSION}, got {_shown(version)}: sender and reader differ in version"
+        )
     if got_kind != kind:
-        raise WireError(f"expected a message of kind {kind!r}, got {str(got_kind)[:40]!r}")
+        raise WireError(f"expected a message of kind {kind!r}, got {_shown(got_kind)}")
     if codec != CODEC_NONE:
-        raise WireError(f"expected codec {CODEC_NONE} (none), got {codec!r}")
+        raise WireError(f"expected codec {CODEC_NONE} (none), got {_shown(codec)}")
     if not isinstance(body, bytes):
         raise WireError(f"expected the body as bytes, got {type(body).__name__}")
     if zlib.crc32(body) != checksum:
@@ -174,6 +177,10 @@ def _items(value: Any, count: int, name: str) -> list[Any]:
     return value
 
 
+def _shown(value: Any) -> str:
+    return repr(value)[:_SHOWN_LENGTH]  # a foreign value may be as long as the message, and this text goes to a log
+
+
 def _integer(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise WireError(f"{name}: expected an integer, got {type(value).__name__}")
@@ -195,11 +202,13 @@ def _array_to_wire(array: FloatArray) -> list[Any]:
 def _array_from_wire(value: Any, name: str) -> FloatArray:
     dtype, shape, data = _items(value, 3, name)
     if dtype != _DTYPE:
-        raise WireError(f"{name}: expected dtype {_DTYPE!r}, got {str(dtype)[:40]!r}")
+        raise WireError(f"{name}: expected dtype {_DTYPE!r}, got {_shown(dtype)}")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not isinstance(data, bytes):
         raise WireError(f"{name}: expected [dtype, shape of at most {_MAX_DIMENSIONS} dimensions, bytes]")
     dimensions = [_integer(size, f"{name}: shape") for size in shape]
-    if any(size < 0 for size in dimensions) or math.prod(dimensions) * 4 != len(data):
+    # NumPy refuses an overflowing shape even where a 0 empties the array, so zeros are left out of the second product.
+    is_absurd = any(size < 0 for size in dimensions) or math.prod(size or 1 for size in dimensions) > MAX_MESSAGE_BYTES
+    if is_absurd or math.prod(dimensions) * 4 != len(data):
         raise WireError(f"{name}: shape {dimensions} does not fit {len(data)} bytes of {_DTYPE}")
     array: npt.NDArray[np.float32] = np.frombuffer(data, dtype=np.float32)
     return array.reshape(dimensions)

@@ -1,4 +1,4 @@
--- Prelude of append.lua and admit.lua (they are concatenated): the actors' side of the limiter.
+-- Prelude of all scripts (they are concatenated): the actors' side of the limiter, and what scripts share.
 --
 -- An actor asks to be admitted for `want` steps before it takes them. What it was admitted for and has not yet
 -- stored is its lease (field `lease` of its hash); `leased_steps` of the run is the sum of all leases. So
@@ -36,6 +36,19 @@ local function admit(run, actor, want)
   redis.call('HINCRBY', actor, 'lease', need)
   redis.call('HINCRBY', run, 'leased_steps', need)
   return lease + need, ''
+end
+
+-- Steps of a stream entry as append.lua counted them; 0 for an entry that it did not write. `entry` is XRANGE's.
+local function counted_steps(entry)
+  local fields = {}
+  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  for _, name in ipairs({'a', 'n', 'f'}) do
+    local text = fields[name] or ''
+    if not text:match('^%d+$') or #text > 15 then
+      return 0, fields
+    end
+  end
+  return tonumber(fields['n']), fields
 end
 
 local function touch(actor)

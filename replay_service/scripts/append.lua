@@ -53,12 +53,8 @@ else
   while retained > capacity do
     local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
     if not oldest then break end
-    local oldest_steps = 0
-    for i = 1, #oldest[2], 2 do
-      if oldest[2][i] == 'n' then oldest_steps = tonumber(oldest[2][i + 1]) or 0 end
-    end
     redis.call('XDEL', stream, oldest[1])
-    retained = redis.call('HINCRBY', run, 'retained_steps', -oldest_steps)
+    retained = redis.call('HINCRBY', run, 'retained_steps', 0 - counted_steps(oldest)) -- Redis cannot read Lua's -0
   end
   give_back(run, actor, steps)
 end

@@ -11,14 +11,12 @@ local entry = redis.call('XRANGE', stream, ARGV[1], ARGV[1])[1]
 if not entry then
   return -1
 end
-local fields = {}
-for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+local steps, fields = counted_steps(entry)
 redis.call('XADD', quarantine, 'MAXLEN', '~', ARGV[3], '*', 'reason', ARGV[2], 'id', ARGV[1],
   'a', fields['a'] or '', 'e', fields['e'] or '', 's', fields['s'] or '', 'n', fields['n'] or '', 'm', fields['m'] or '')
 redis.call('XDEL', stream, ARGV[1])
 redis.call('HINCRBY', run, 'quarantined_messages', 1)
-local steps = tonumber(fields['n'] or '')
-if not (steps and fields['a'] and fields['f']) then
+if steps == 0 then
   return 0
 end
 redis.call('HINCRBY', run, 'env_steps', -steps)

@@ -1,0 +1,38 @@
+# Every target sets up what it needs in .venv; nothing is installed outside of it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# A run of a few minutes on two cores; `make up UP="--env relocate --actors 32"` runs anything else.
+UP ?= --env pen --actors 2 --num-offline-steps 5000 --num-env-steps 20000 \
+      --learner.batch-size 256 --learner.evaluate-every-env-steps 5000
+
+.PHONY: up test test-fast lint bench clean
+
+up: $(INSTALLED)
+	$(BIN)/launcher up $(UP)
+
+test: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal
+
+test-fast: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not system"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,dev]"
+	touch $(INSTALLED)

@@ -1,0 +1,126 @@
+"""The run directory: holding, resuming, moving aside, deleting; and never anything that is not a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher import run_directory
+from launcher.run_directory import RunDirectory, prepare
+from replay_service.errors import RunDirectoryError
+
+
+def make_run(path: Path) -> RunDirectory:
+    run, _resumes = prepare(path, None)
+    run.config.write_text("env = 'pen'\n")
+    return run
+
+
+def test_a_new_directory_is_made_with_a_folder_for_logs(tmp_path: Path) -> None:
+    run, resumes = prepare(tmp_path / "a" / "b", None)
+    assert run.logs.is_dir()
+    assert not resumes
+
+
+def test_a_directory_with_a_run_is_refused_and_the_ways_out_are_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match=r"resume .* restart .* overwrite"):
+        prepare(tmp_path / "run", None)
+
+
+def test_resume_keeps_what_is_there(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    run, resumes = prepare(tmp_path / "run", "resume")
+    assert resumes
+    assert run.holds_run
+
+
+def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="no run to resume"):
+        prepare(tmp_path / "nothing", "resume")
+
+
+def test_restart_keeps_the_old_run_aside(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    run, resumes = prepare(tmp_path / "run", "restart")
+    assert not resumes
+    assert not run.holds_run
+    assert RunDirectory(tmp_path / "run.1").holds_run
+
+
+def test_a_second_restart_finds_another_name(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_run(tmp_path / "run")
+        prepare(tmp_path / "run", "restart")
+        (tmp_path / "run" / "logs").rmdir()
+        (tmp_path / "run").rmdir()
+    assert RunDirectory(tmp_path / "run.1").holds_run
+    assert RunDirectory(tmp_path / "run.2").holds_run
+
+
+def test_overwrite_deletes_the_old_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run.path / "evaluations.csv").write_text("x")
+    prepare(tmp_path / "run", "overwrite")
+    assert sorted(path.name for path in run.path.iterdir()) == ["logs"]
+
+
+@pytest.mark.parametrize("behavior", [None, "restart", "overwrite"])
+def test_a_directory_that_holds_something_else_is_never_touched(
+    tmp_path: Path, behavior: run_directory.RestartBehavior | None
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunDirectoryError, match="something else than a run"):
+        prepare(tmp_path, behavior)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_unwritable_place_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match="cannot write the run directory"):
+        prepare(tmp_path / "file" / "run", None)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from launcher.run_directory import RunDirectory
+with RunDirectory(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_directory_is_held_by_one_process_and_free_when_that_process_is_killed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        found = run.holder()
+        assert found is not None
+        assert found["pid"] == holder.pid
+        for behavior in ("resume", "restart", "overwrite"):
+            with pytest.raises(RunDirectoryError, match=f"in use by the launcher with process id {holder.pid}"):
+                prepare(run.path, behavior)  # type: ignore[arg-type]
+        holder.kill()
+    assert run.holder() is None
+    with run.held():
+        pass
+
+
+def test_latest_points_to_the_newest_run_below_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunDirectoryError, match="no run was started"):
+        run_directory.find_run(None)
+    for name in ("first", "second"):
+        run = make_run(run_directory.RUNS_DIR / name)
+        run_directory.remember_latest(run.path)
+    assert run_directory.find_run(None).path.name == "second"
+
+
+def test_a_folder_without_a_run_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        run_directory.find_run(tmp_path)

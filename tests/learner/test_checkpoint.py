@@ -1,0 +1,305 @@
+"""Checkpoints: bit-exact, sound or refused, and nothing in them that could run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from learner.checkpoint import CheckpointStore, Progress
+from learner.config import LearnerConfig
+from learner.mirror import TransitionBatch
+from learner.update import LearnerState, gradient_step, make_state
+from replay_service.errors import CheckpointError
+from replay_service.experience import ExperienceSpec
+from replay_service.run_state import Phase
+
+SPEC = ExperienceSpec("synthetic", observation_dim=3, action_dim=2, max_episode_steps=20)
+CONFIG = LearnerConfig(policy_hidden_sizes=(4, 3), critic_hidden_sizes=(4,), critic_layer_norm=True)
+FILES = ("state.safetensors", "manifest.json")
+
+
+def fresh_state(config: LearnerConfig = CONFIG, *, seed: int = 0) -> LearnerState:
+    return make_state(config, SPEC, seed=seed, device=torch.device("cpu"))
+
+
+def train(state: LearnerState, steps: int) -> LearnerState:
+    """Gradient steps on batches that the state's own generator draws, as the learner's do."""
+    for _ in range(steps):
+        rows, draw = 16, state.generator
+        batch = TransitionBatch(
+            torch.randn(rows, 3, generator=draw),
+            torch.randn(rows, 2, generator=draw),
+            -torch.rand(rows, generator=draw),
+            torch.full((rows,), 0.99),
+            torch.randn(rows, 3, generator=draw),
+        )
+        gradient_step(state, batch, CONFIG)
+    return state
+
+
+def progress_at(grad_steps: int) -> Progress:
+    return Progress(
+        phase=Phase.ONLINE,
+        offline_grad_steps=grad_steps - 2,
+        online_grad_steps=2,
+        policy_version=7,
+        online_cursor="17-3",
+        env_steps=44,
+        next_evaluation_env_steps=50,
+    )
+
+
+def store_in(folder: Path, config: LearnerConfig = CONFIG, *, spec: ExperienceSpec = SPEC) -> CheckpointStore:
+    return CheckpointStore(folder, spec=spec, config=config)
+
+
+def every_tensor(state: LearnerState) -> dict[str, Tensor]:
+    """All that a gradient step changes, gathered from torch's own state dictionaries."""
+    found = {"generator": state.generator.get_state()}
+    for part, module in (("policy", state.policy), ("critics", state.critics), ("targets", state.target_critics)):
+        found |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+    for part, optimizer in (("policy", state.policy_optimizer), ("critics", state.critic_optimizer)):
+        for index, slots in optimizer.state_dict()["state"].items():
+            found |= {f"{part} Adam {index} {slot}": tensor for slot, tensor in slots.items()}
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def assert_same_bits(one: LearnerState, other: LearnerState) -> None:
+    left, right = every_tensor(one), every_tensor(other)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype
+        assert tensor.numpy().tobytes() == right[name].numpy().tobytes(), name
+    assert one.grad_steps == other.grad_steps
+
+
+def save_two(folder: Path) -> tuple[Path, Path]:
+    """Checkpoints of one run at 5 and 8 gradient steps."""
+    store, state = store_in(folder), fresh_state()
+    older = store.save(train(state, 5), progress_at(5))
+    newer = store.save(train(state, 3), progress_at(8))
+    return older, newer
+
+
+class TestRestore:
+    def test_gives_back_every_bit_and_the_same_future(self, tmp_path: Path) -> None:
+        state = train(fresh_state(), 5)
+        store_in(tmp_path).save(state, progress_at(5))
+        restored = fresh_state(seed=99)
+        assert store_in(tmp_path).restore(restored) == progress_at(5)
+        assert_same_bits(restored, state)
+        assert_same_bits(train(restored, 10), train(state, 10))
+
+    def test_saving_changes_nothing(self, tmp_path: Path) -> None:
+        saved, untouched = train(fresh_state(), 3), train(fresh_state(), 3)
+        store_in(tmp_path).save(saved, progress_at(3))
+        assert_same_bits(saved, untouched)
+        assert_same_bits(train(saved, 3), train(untouched, 3))
+
+    def test_works_before_the_first_gradient_step(self, tmp_path: Path) -> None:
+        # A run with num_offline_steps = 0 goes online, and is saved, with optimizers that never stepped.
+        progress = Progress(phase=Phase.ONLINE)
+        store_in(tmp_path).save(fresh_state(), progress)
+        restored = fresh_state(seed=99)
+        assert store_in(tmp_path).restore(restored) == progress
+        assert_same_bits(train(restored, 10), train(fresh_state(), 10))
+
+    def test_overwrites_a_state_that_has_been_trained(self, tmp_path: Path) -> None:
+        state = train(fresh_state(), 5)
+        store_in(tmp_path).save(state, progress_at(5))
+        restored = train(fresh_state(seed=99), 4)
+        store_in(tmp_path).restore(restored)
+        assert_same_bits(restored, state)
+
+    @pytest.mark.parametrize("folder", [".", "never made"])
+    def test_finds_nothing_where_nothing_was_saved(self, tmp_path: Path, folder: str) -> None:
+        assert store_in(tmp_path / folder).restore(fresh_state()) is None
+
+    def test_takes_the_newest(self, tmp_path: Path) -> None:
+        save_two(tmp_path)
+        assert store_in(tmp_path).restore(fresh_state()) == progress_at(8)
+
+
+def cut(path: Path, keep: int) -> None:
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def flip(path: Path, position: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def edit_manifest(folder: Path, **values: Any) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **values}))
+
+
+class TestDamage:
+    def assert_passed_over(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The newest checkpoint in `folder` is not used, the one before is, and the log says so."""
+        restored = fresh_state(seed=99)
+        with caplog.at_level(logging.WARNING, logger="learner.checkpoint"):
+            assert store_in(folder).restore(restored) == progress_at(5)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "step-000000000008 is damaged and passed over" in caplog.text
+        assert_same_bits(restored, train(fresh_state(), 5))
+
+    @pytest.mark.parametrize("name", FILES)
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+    def test_a_truncated_file(self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, share: float) -> None:
+        _, newer = save_two(tmp_path)
+        cut(newer / name, int(share * (newer / name).stat().st_size))
+        self.assert_passed_over(tmp_path, caplog)
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_a_missing_file(self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+        _, newer = save_two(tmp_path)
+        (newer / name).unlink()
+        self.assert_passed_over(tmp_path, caplog)
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_a_flipped_bit_anywhere(self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+        _, newer = save_two(tmp_path)
+        path = newer / name
+        sound = path.read_bytes()
+        for count, position in enumerate(range(0, len(sound), max(1, len(sound) // 40))):
+            flip(path, position, bit=count % 8)
+            assert store_in(tmp_path).restore(fresh_state()) == progress_at(5)
+            path.write_bytes(sound)
+        assert len(caplog.records) == count + 1
+        assert store_in(tmp_path).restore(fresh_state()) == progress_at(8)
+
+    def test_an_edited_progress(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        _, newer = save_two(tmp_path)
+        manifest = json.loads((newer / "manifest.json").read_text())
+        edit_manifest(newer, progress={**manifest["progress"], "online_grad_steps": 1})
+        self.assert_passed_over(tmp_path, caplog)
+
+    def test_an_edited_hash(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        _, newer = save_two(tmp_path)
+        manifest = json.loads((newer / "manifest.json").read_text())
+        edit_manifest(newer, sha256={**manifest["sha256"], "generator": "0" * 64})
+        self.assert_passed_over(tmp_path, caplog)
+
+    def test_tensors_of_another_checkpoint(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        older, newer = save_two(tmp_path)
+        (newer / "state.safetensors").write_bytes((older / "state.safetensors").read_bytes())
+        self.assert_passed_over(tmp_path, caplog)
+
+    def test_none_sound(self, tmp_path: Path) -> None:
+        older, newer = save_two(tmp_path)
+        cut(older / "state.safetensors", 10)
+        (newer / "manifest.json").unlink()
+        state = fresh_state()
+        with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound .*step-0*8.*step-0*5.*restart"):
+            store_in(tmp_path).restore(state)
+
+    def test_a_damaged_checkpoint_leaves_the_state_as_it_was(self, tmp_path: Path) -> None:
+        only = store_in(tmp_path).save(train(fresh_state(), 5), progress_at(5))
+        # The last byte belongs to the last tensor: every other one is sound.
+        flip(only / "state.safetensors", (only / "state.safetensors").stat().st_size - 1, bit=0)
+        state = train(fresh_state(seed=99), 1)
+        with pytest.raises(CheckpointError):
+            store_in(tmp_path).restore(state)
+        assert_same_bits(state, train(fresh_state(seed=99), 1))
+
+
+class TestAnotherConfiguration:
+    @pytest.mark.parametrize(
+        ("changes", "then", "now"),
+        [
+            ({"policy_hidden_sizes": (8, 3)}, r"\[4, 3\]", r"\[8, 3\]"),
+            ({"critic_hidden_sizes": (4, 4)}, r"\[4\]", r"\[4, 4\]"),
+            ({"num_critics": 3}, "2", "3"),
+            ({"critic_layer_norm": False}, "True", "False"),
+            ({"max_q": None}, "0.0", "None"),
+            ({"min_log_std": -5.0}, "-6.0", "-5.0"),
+        ],
+    )
+    def test_is_refused_with_both_named(self, tmp_path: Path, changes: dict[str, Any], then: str, now: str) -> None:
+        store_in(tmp_path).save(train(fresh_state(), 2), progress_at(2))
+        config = replace(CONFIG, **changes)
+        name = next(iter(changes))
+        with pytest.raises(CheckpointError, match=rf"{name}: checkpoint {then}, now {now}"):
+            store_in(tmp_path, config).restore(fresh_state(config))
+
+    def test_of_the_environment_is_refused_too(self, tmp_path: Path) -> None:
+        store_in(tmp_path).save(train(fresh_state(), 2), progress_at(2))
+        with pytest.raises(CheckpointError, match=r"spec: checkpoint .*'env': 'synthetic'.* now .*'env': 'pen'"):
+            store_in(tmp_path, spec=replace(SPEC, env="pen")).restore(fresh_state())
+
+    def test_of_what_shapes_nothing_is_welcome(self, tmp_path: Path) -> None:
+        store_in(tmp_path).save(train(fresh_state(), 2), progress_at(2))
+        config = replace(CONFIG, batch_size=7, temperature=3.0, policy_learning_rate=1e-5)
+        assert store_in(tmp_path, config).restore(fresh_state(config)) == progress_at(2)
+
+
+class TestSave:
+    def test_a_partial_folder_is_harmless(self, tmp_path: Path) -> None:
+        state = train(fresh_state(), 3)
+        partial = tmp_path / ".step-000000000003.partial"
+        partial.mkdir()
+        (partial / "state.safetensors").write_bytes(b"half")
+        assert store_in(tmp_path).restore(fresh_state()) is None
+        store_in(tmp_path).save(state, progress_at(3))
+        assert os.listdir(tmp_path) == ["step-000000000003"]
+        assert store_in(tmp_path).restore(fresh_state()) == progress_at(3)
+
+    @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+    def test_an_interruption_leaves_the_one_before(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        store, state = store_in(tmp_path), train(fresh_state(), 3)
+        store.save(state, progress_at(3))
+
+        def full_disk(*_: Any, **__: Any) -> None:
+            raise OSError("no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path if call == "open" else os, call, full_disk)
+            with pytest.raises(OSError, match="no space left"):
+                store.save(state, progress_at(4))
+        assert store_in(tmp_path).restore(fresh_state()) == progress_at(3)
+
+    def test_the_same_step_again_replaces_the_checkpoint(self, tmp_path: Path) -> None:
+        store, state = store_in(tmp_path), train(fresh_state(), 3)
+        store.save(state, progress_at(3))
+        later = replace(progress_at(3), phase=Phase.FINISHED)
+        store.save(state, later)
+        assert store_in(tmp_path).restore(fresh_state()) == later
+
+    @pytest.mark.parametrize("keep", [1, 2])
+    def test_keeps_only_the_newest(self, tmp_path: Path, keep: int) -> None:
+        store = store_in(tmp_path, replace(CONFIG, keep_checkpoints=keep))
+        for steps in (9, 10, 100):  # by number, not by text
+            store.save(train(fresh_state(), 1), progress_at(steps))
+        assert sorted(os.listdir(tmp_path)) == ["step-000000000010", "step-000000000100"][-keep:]
+
+    def test_never_removes_the_checkpoint_just_written_for_the_sake_of_a_damaged_newer_one(
+        self, tmp_path: Path
+    ) -> None:
+        _, newer = save_two(tmp_path)
+        cut(newer / "state.safetensors", 10)
+        store, state = store_in(tmp_path, replace(CONFIG, keep_checkpoints=1)), fresh_state()
+        store.restore(state)
+        store.save(train(state, 1), progress_at(6))  # behind the damaged one
+        assert store_in(tmp_path).restore(fresh_state()) == progress_at(6)
+
+    def test_writes_tensors_and_text_only(self, tmp_path: Path) -> None:
+        folder = store_in(tmp_path).save(train(fresh_state(), 2), progress_at(2))
+        assert sorted(os.listdir(folder)) == ["manifest.json", "state.safetensors"]
+        tensors = safetensors.torch.load((folder / "state.safetensors").read_bytes())
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert set(manifest["sha256"]) == set(tensors)
+        assert manifest["progress"]["phase"] == "online"
+        assert len(tensors) == len(every_tensor(fresh_state())) + 3 * (7 + 6)  # three slots a parameter

@@ -1,0 +1,230 @@
+"""The torch networks against NumPy loops over single networks, and rlkit's initialisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from learner.networks import CriticEnsemble, GaussianPolicy, PublicationStamp, export_policy, load_policy
+from replay_service.errors import CheckpointError
+from replay_service.policy_weights import PolicySpec
+
+Array64 = npt.NDArray[np.float64]
+
+SPEC = PolicySpec(observation_dim=3, action_dim=2, hidden_sizes=(7, 5))
+STAMP = PublicationStamp(version=4, grad_steps=300, env_steps=120, unix_seconds=1.5e9)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_policy(
+    spec: PolicySpec = SPEC, *, min_log_std: float = -6.0, max_log_std: float = 0.0, seed: int = 0
+) -> GaussianPolicy:
+    return GaussianPolicy(spec, min_log_std=min_log_std, max_log_std=max_log_std, generator=generator(seed))
+
+
+def make_critics(
+    hidden_sizes: Sequence[int],
+    *,
+    num_critics: int = 3,
+    layer_norm: bool = False,
+    max_q: float | None = None,
+    observation_dim: int = 3,
+    action_dim: int = 2,
+) -> CriticEnsemble:
+    return CriticEnsemble(
+        observation_dim=observation_dim,
+        action_dim=action_dim,
+        hidden_sizes=hidden_sizes,
+        num_critics=num_critics,
+        layer_norm=layer_norm,
+        max_q=max_q,
+        generator=generator(),
+    )
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Give every parameter, biases too, a value that an error would show in."""
+    draw = generator(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.8 * torch.randn(parameter.shape, generator=draw))
+
+
+def batch(rows: int = 11, *, seed: int = 1, observation_dim: int = 3, action_dim: int = 2) -> tuple[Tensor, Tensor]:
+    draw = generator(seed)
+    return torch.randn(rows, observation_dim, generator=draw), torch.randn(rows, action_dim, generator=draw)
+
+
+def numpy64(tensor: Tensor) -> Array64:
+    return tensor.detach().numpy().astype(np.float64)
+
+
+def one_critic(critics: CriticEnsemble, index: int, observation: Array64, action: Array64) -> float:
+    """Q_index(s, a) of one pair, computed as if this critic stood alone."""
+    hidden = np.concatenate([observation, action])
+    layers = len(critics.weights)
+    for layer in range(layers):
+        weight, bias = numpy64(critics.weights[layer])[index], numpy64(critics.biases[layer])[index, 0]
+        hidden = np.array([sum(hidden[i] * weight[i, j] for i in range(len(hidden))) for j in range(len(bias))]) + bias
+        if layer == layers - 1:
+            return float(hidden[0])
+        if len(critics.scales):
+            scale, shift = numpy64(critics.scales[layer])[index, 0], numpy64(critics.shifts[layer])[index, 0]
+            centred = hidden - hidden.mean()
+            hidden = centred / math.sqrt((centred**2).mean() + 1e-5) * scale + shift
+        hidden = np.where(hidden > 0.0, hidden, 0.0)
+    raise AssertionError("a critic has at least one layer")
+
+
+class TestCriticEnsemble:
+    @pytest.mark.parametrize("layer_norm", [False, True])
+    @pytest.mark.parametrize("hidden_sizes", [(), (6,), (8, 4), (5, 5, 3)])
+    @pytest.mark.parametrize("num_critics", [1, 2, 5])
+    def test_equals_as_many_separate_networks(
+        self, hidden_sizes: tuple[int, ...], num_critics: int, layer_norm: bool
+    ) -> None:
+        critics = make_critics(hidden_sizes, num_critics=num_critics, layer_norm=layer_norm)
+        randomise(critics, seed=len(hidden_sizes) + num_critics)
+        observations, actions = batch()
+        found = numpy64(critics(observations, actions))
+        rows = list(zip(numpy64(observations), numpy64(actions), strict=True))
+        expected = [[one_critic(critics, index, s, a) for s, a in rows] for index in range(num_critics)]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_the_gradient_of_one_critic_touches_no_other(self) -> None:
+        critics = make_critics((6, 4), layer_norm=True)
+        randomise(critics, seed=3)
+        critics(*batch())[1].sum().backward()
+        for parameter in critics.parameters():
+            assert parameter.grad is not None
+            assert parameter.grad[1].abs().sum() > 0.0
+            assert not parameter.grad[[0, 2]].any()
+
+    def test_clamps_from_above_only(self) -> None:
+        free, clamped = make_critics((6,)), make_critics((6,), max_q=-0.25)
+        randomise(free, seed=5)
+        clamped.load_state_dict(free.state_dict())
+        q = free(*batch(200))
+        assert q.min() < -1.0  # or the test shows nothing
+        assert q.max() > 1.0
+        assert torch.equal(clamped(*batch(200)), q.clamp(max=-0.25))
+
+    def test_the_clamp_has_no_gradient_where_it_holds(self) -> None:
+        critics = make_critics((), num_critics=2, max_q=0.0)
+        with torch.no_grad():
+            critics.weights[0].zero_()
+            critics.biases[0].copy_(torch.tensor([[[2.0]], [[-2.0]]]))  # the first is clamped, the second is not
+        critics(*batch(4)).sum().backward()
+        found = critics.biases[0].grad
+        assert found is not None
+        assert found.flatten().tolist() == [0.0, 4.0]
+
+    def test_starts_as_rlkit_does(self) -> None:
+        critics = make_critics((64, 36), observation_dim=10, action_dim=6, layer_norm=True)
+        # 1 / sqrt(output width), and not of the input width: 1/8, 1/6; the last layer 3e-3.
+        for weight, bound in zip(critics.weights, (1 / 8, 1 / 6, 3e-3), strict=True):
+            assert_fills(weight, bound)
+            assert not torch.equal(weight[0], weight[1])
+        assert not any(bias.any() for bias in critics.biases)
+        assert all(bool((scale == 1.0).all()) for scale in critics.scales)
+        assert not any(shift.any() for shift in critics.shifts)
+
+
+class TestGaussianPolicy:
+    def test_starts_as_rlkit_does(self) -> None:
+        policy = make_policy(PolicySpec(observation_dim=16, action_dim=9, hidden_sizes=(64, 36)))
+        for layer, bound in zip(policy.layers, (1 / 8, 1 / 6, 1e-3), strict=True):
+            assert isinstance(layer, nn.Linear)
+            assert_fills(layer.weight, bound)
+            assert not layer.bias.any()
+
+    def test_is_a_function_of_the_generators_seed(self) -> None:
+        same, other = make_policy(seed=0).state_dict(), make_policy(seed=1).state_dict()
+        for name, tensor in make_policy(seed=0).state_dict().items():
+            assert torch.equal(tensor, same[name])
+        assert not torch.equal(same["layers.0.weight"], other["layers.0.weight"])
+
+    @pytest.mark.parametrize("hidden_sizes", [(), (4,), (7, 5, 3)])
+    def test_mean_is_the_tanh_of_a_relu_network(self, hidden_sizes: tuple[int, ...]) -> None:
+        policy = make_policy(PolicySpec(3, 2, hidden_sizes))
+        randomise(policy, seed=2)
+        observations, _ = batch()
+        for observation, found in zip(numpy64(observations), numpy64(policy(observations)), strict=True):
+            hidden = observation
+            for index, layer in enumerate(policy.layers):
+                assert isinstance(layer, nn.Linear)
+                weight, bias = numpy64(layer.weight), numpy64(layer.bias)
+                hidden = np.array([sum(row * hidden) for row in weight]) + bias
+                if index < len(policy.layers) - 1:
+                    hidden = np.where(hidden > 0.0, hidden, 0.0)
+            np.testing.assert_allclose(found, [math.tanh(x) for x in hidden], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "logit", "expected"),
+        [
+            (-6.0, 0.0, 0.0, -3.0),  # the start: sigma = 0.0498
+            (-6.0, 0.0, 50.0, 0.0),
+            (-6.0, 0.0, -50.0, -6.0),
+            (-6.0, 0.0, math.log(3.0), -1.5),
+            (-20.0, 2.0, 0.0, -9.0),
+        ],
+    )
+    def test_log_std_is_a_sigmoid_between_its_bounds(
+        self, low: float, high: float, logit: float, expected: float
+    ) -> None:
+        policy = make_policy(min_log_std=low, max_log_std=high)
+        assert policy.log_std_logit.tolist() == [0.0, 0.0]
+        with torch.no_grad():
+            policy.log_std_logit.fill_(logit)
+        assert policy.log_std().tolist() == pytest.approx([expected] * 2, abs=1e-5)
+
+
+class TestExport:
+    def test_fills_the_message_completely(self) -> None:
+        policy = make_policy()
+        randomise(policy, seed=6)
+        message = export_policy(policy, STAMP)
+        assert message.problem() is None
+        assert (message.spec, message.version, message.grad_steps) == (SPEC, 4, 300)
+        assert (message.env_steps, message.published_unix_seconds) == (120, 1.5e9)
+        np.testing.assert_array_equal(message.log_std, policy.log_std().detach().numpy())
+
+    def test_load_is_the_inverse_but_for_the_standard_deviation(self) -> None:
+        policy, other = make_policy(), make_policy(seed=1)
+        randomise(policy, seed=6)
+        load_policy(other, export_policy(policy, STAMP))
+        observations, _ = batch()
+        assert torch.equal(other(observations), policy(observations))
+        assert other.log_std_logit.tolist() == [0.0, 0.0]
+        again = export_policy(other, STAMP)
+        for found, expected in zip(again.weights, export_policy(policy, STAMP).weights, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+    def test_a_message_does_not_change_with_the_policy(self) -> None:
+        policy = make_policy()
+        message = export_policy(policy, STAMP)
+        before = [array.copy() for array in (*message.weights, *message.biases, message.log_std)]
+        randomise(policy, seed=7)
+        after = [*message.weights, *message.biases, message.log_std]
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+    def test_load_refuses_another_shape_and_names_both(self) -> None:
+        wider = make_policy(PolicySpec(3, 2, (7, 6)))
+        with pytest.raises(CheckpointError, match=r"\(7, 6\).*\(7, 5\)"):
+            load_policy(wider, export_policy(make_policy(), STAMP))
+
+
+def assert_fills(weight: Tensor, bound: float) -> None:
+    """Values lie in [-bound, bound], and reach far enough towards both ends that the bound is no smaller one."""
+    assert float(weight.detach().abs().max()) <= bound
+    assert float(weight.detach().max()) > 0.95 * bound
+    assert float(weight.detach().min()) < -0.95 * bound

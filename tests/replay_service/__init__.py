@@ -1,0 +1,1 @@
+"""Tests of the replay service, one module a source module."""

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import redis
+
+from replay_service.connection import RedisEndpoint, connect
+from replay_service.patience import Patience
+from replay_service.process import StopSignal
+
+
+class Flaky:
+    """A request that fails a given number of times before it is answered."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.failures = failures
+        self.error = error
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error
+        return "answer"
+
+
+@pytest.fixture
+def stop() -> StopSignal:
+    return StopSignal()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.ConnectionError("refused"),
+        redis.exceptions.TimeoutError("slow"),
+        redis.exceptions.BusyLoadingError("loading"),
+        redis.exceptions.ReadOnlyError("replica"),
+        redis.exceptions.OutOfMemoryError("full"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_outage_is_waited_out_and_the_wait_is_reported(stop: StopSignal, error: Exception) -> None:
+    ask, waits = Flaky(2, error), list[float]()
+    assert Patience("tester", stop, on_wait=waits.append).until_answered(ask) == "answer"
+    assert ask.calls == 3
+    assert waits == [0.1, 0.2]
+
+
+def test_an_answer_at_once_costs_no_wait_and_no_line_in_the_log(
+    stop: StopSignal, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[float] = []
+    assert Patience("tester", stop, on_wait=waits.append).until_answered(lambda: 5) == 5
+    assert waits == []
+    assert caplog.records == []
+
+
+def test_the_log_tells_of_the_outage_and_of_its_end_once_each(
+    stop: StopSignal, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    Patience("actor 3", stop).until_answered(Flaky(2, redis.exceptions.ConnectionError("refused")))
+    began, ended = (record.getMessage() for record in caplog.records)
+    assert began == "actor 3: no answer from Redis, trying again: refused"
+    assert ended.startswith("actor 3: Redis answers again after")
+
+
+def test_a_stop_ends_the_wait_without_an_answer(stop: StopSignal) -> None:
+    stop.set()
+    ask = Flaky(1_000_000, redis.exceptions.ConnectionError("refused"))
+    assert Patience("tester", stop).until_answered(ask) is None
+    assert ask.calls == 1
+
+
+def test_delivery_may_go_on_for_a_while_after_a_stop(stop: StopSignal) -> None:
+    stop.set()
+    ask = Flaky(2, redis.exceptions.ConnectionError("refused"))
+    assert Patience("tester", stop).until_answered(ask, after_stop_s=60.0) == "answer"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("ours"),
+        redis.exceptions.ResponseError("WRONGTYPE"),
+        redis.exceptions.NoPermissionError("denied"),
+        redis.exceptions.AuthenticationError("WRONGPASS"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_no_waiting_mends_is_raised_at_once(stop: StopSignal, error: Exception) -> None:
+    ask = Flaky(1_000_000, error)
+    stop.set()  # so that a fault of ours ends the test rather than waiting for ever
+    with pytest.raises(type(error)):
+        Patience("tester", stop).until_answered(ask)
+    assert ask.calls == 1
+
+
+def test_a_server_that_refuses_the_password_is_not_waited_for(stop: StopSignal, redis_endpoint: RedisEndpoint) -> None:
+    client = connect(replace(redis_endpoint, password="wrong"))
+    stop.set()
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        Patience("tester", stop).until_answered(client.ping)
+    client.close()

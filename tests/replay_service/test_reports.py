@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replay_service.experience import ExperienceSpec
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
+from replay_service.run_state import RunStateStore
+from replay_service.trajectory_stream import EpisodeOutcome, TrajectoryWriter
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeTrajectory
+
+EVALUATION = Evaluation(
+    policy_version=3,
+    env_steps=5_000,
+    grad_steps=30_000,
+    success_any=0.75,
+    success_final=0.5,
+    success_fraction=0.123456789012345,
+    episode_return=-101.5,
+    episode_length=200.0,
+    episodes=20,
+    seconds=3.25,
+    unix_seconds=1_700_000_000.125,
+)
+REPORT = LearnerReport(grad_steps=100, env_steps=50, unix_seconds=1.5, metrics={"policy_loss": -0.1, "q_mean": 1e-30})
+
+
+@pytest.fixture
+def reports(state: RunStateStore, redis_client: RedisClient, keys: Keys) -> Reports:
+    return Reports(redis_client, keys)
+
+
+class TestEvaluations:
+    def test_they_come_back_as_they_were_recorded(self, reports: Reports, state: RunStateStore) -> None:
+        without_success = replace(EVALUATION, success_any=None, success_final=None, success_fraction=None)
+        for evaluation in (EVALUATION, without_success):
+            reports.add_evaluation(evaluation, request_id="1-0")
+        assert [evaluation for _, evaluation in reports.evaluations()] == [EVALUATION, without_success]
+        assert state.read().evaluations_done == 2
+
+    def test_only_those_after_a_cursor_are_yielded(self, reports: Reports) -> None:
+        for version in (1, 2, 3):
+            reports.add_evaluation(replace(EVALUATION, policy_version=version), request_id=f"{version}-0")
+        (first, _), *_ = reports.evaluations()
+        assert [evaluation.policy_version for _, evaluation in reports.evaluations(first)] == [2, 3]
+
+    def test_a_field_that_a_newer_version_wrote_is_ignored(
+        self, reports: Reports, redis_client: RedisClient, keys: Keys
+    ) -> None:
+        newer = json.dumps({**asdict(EVALUATION), "success_by_weather": 1.0})
+        redis_client.xadd(keys.evaluations, {"json": newer, "request": "1-0"})
+        assert [evaluation for _, evaluation in reports.evaluations()] == [EVALUATION]
+
+    def test_the_last_judged_request_is_remembered(self, reports: Reports) -> None:
+        assert reports.last_judged_request() == "0-0"
+        for request_id in ("5-0", "6-1"):
+            reports.add_evaluation(EVALUATION, request_id=request_id)
+        assert reports.last_judged_request() == "6-1"
+
+    def test_a_request_that_could_not_be_judged_counts_as_done(self, reports: Reports, state: RunStateStore) -> None:
+        reports.skip_evaluation()
+        assert state.read().evaluations_done == 1
+        assert list(reports.evaluations()) == []
+
+
+class TestLearnerReports:
+    def test_they_come_back_as_they_were_recorded(self, reports: Reports) -> None:
+        assert reports.latest_learner_report() is None
+        later = replace(REPORT, grad_steps=200, metrics={})
+        for report in (REPORT, later):
+            reports.add_learner_report(report)
+        assert [report for _, report in reports.learner_reports()] == [REPORT, later]
+        assert reports.latest_learner_report() == later
+
+    def test_only_those_after_a_cursor_are_yielded(self, reports: Reports) -> None:
+        for grad_steps in (1, 2, 3):
+            reports.add_learner_report(replace(REPORT, grad_steps=grad_steps))
+        (first, _), *_ = reports.learner_reports()
+        assert [report.grad_steps for _, report in reports.learner_reports(first)] == [2, 3]
+
+
+class TestLedgers:
+    def test_a_run_without_actors_has_none(self, reports: Reports) -> None:
+        assert reports.actors() == []
+
+    def test_a_ledger_holds_all_that_its_actor_did(
+        self,
+        reports: Reports,
+        writer: TrajectoryWriter,
+        redis_client: RedisClient,
+        keys: Keys,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        writer.register(replaces_crashed=True)
+        solved = EpisodeOutcome(episode_return=-7.5, success=True)
+        for _ in range(2):
+            message = make_trajectory(0, steps=8, epoch=2, policy_version=4, truncated=True)
+            writer.append(message, want_steps=10, outcome=solved)
+        (ledger,) = reports.actors()
+        assert ledger == ActorLedger(
+            actor_id=0,
+            epoch=2,
+            next_sequence=1,
+            stored_steps=8,
+            duplicate_steps=8,
+            quarantined_steps=0,
+            lease=10,
+            episodes=1,
+            successes=1,
+            restarts=1,
+            policy_version=4,
+            last_return=-7.5,
+            last_seen_ms=int(redis_client.hget(keys.actor(0), "last_seen_ms") or 0),
+        )
+        assert ledger.last_seen_ms > 1_700_000_000_000
+
+    def test_actors_are_ordered_by_their_numbers(
+        self,
+        reports: Reports,
+        online_state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        spec: ExperienceSpec,
+    ) -> None:
+        for actor_id in (10, 9, 2):
+            TrajectoryWriter(redis_client, keys, spec, actor_id=actor_id).register()
+        assert [ledger.actor_id for ledger in reports.actors()] == [2, 9, 10]
+        assert all(ledger.last_return is None for ledger in reports.actors())

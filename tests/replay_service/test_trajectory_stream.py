@@ -1,0 +1,527 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from replay_service import wire
+from replay_service.errors import SpecMismatch, StaleEpoch
+from replay_service.experience import ExperienceSpec, Origin, Trajectory
+from replay_service.keys import Keys
+from replay_service.records import unaccounted_steps
+from replay_service.redis_client import Field, RedisClient
+from replay_service.reports import ActorLedger, Reports
+from replay_service.run_state import RunStateStore
+from replay_service.trajectory_stream import (
+    BadEntry,
+    EpisodeOutcome,
+    Quarantine,
+    StreamEntry,
+    TrajectoryReader,
+    TrajectoryWriter,
+    parse_entry,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeTrajectory
+
+
+@pytest.fixture
+def reader(redis_client: RedisClient, keys: Keys, spec: ExperienceSpec) -> TrajectoryReader:
+    return TrajectoryReader(redis_client, keys.online, spec)
+
+
+@pytest.fixture
+def quarantine(redis_client: RedisClient, keys: Keys) -> Quarantine:
+    return Quarantine(redis_client, keys)
+
+
+@pytest.fixture
+def ledger(redis_client: RedisClient, keys: Keys) -> Callable[[], ActorLedger]:
+    """The ledger of the only actor."""
+    reports = Reports(redis_client, keys)
+
+    def read() -> ActorLedger:
+        (only,) = reports.actors()
+        return only
+
+    return read
+
+
+def entries_of(reader: TrajectoryReader) -> list[StreamEntry]:
+    found = list(reader.read())
+    assert all(isinstance(entry, StreamEntry) for entry in found), found
+    return [entry for entry in found if isinstance(entry, StreamEntry)]
+
+
+def sequences(reader: TrajectoryReader) -> list[int]:
+    return [entry.trajectory.origin.sequence for entry in entries_of(reader)]
+
+
+class TestAppend:
+    def test_a_trajectory_is_stored_once_and_unchanged(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        state: RunStateStore,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        sent = make_trajectory(0, steps=5)
+        admission = writer.append(sent, want_steps=0)
+        (got,) = entries_of(reader)
+        assert not admission.duplicate
+        assert admission.resend_from is None
+        assert wire.encode_trajectory(got.trajectory) == wire.encode_trajectory(sent)
+        assert (state.read().env_steps, state.read().retained_steps) == (5, 5)
+
+    def test_the_answer_carries_the_newest_policy_version(
+        self, writer: TrajectoryWriter, redis_client: RedisClient, keys: Keys, make_trajectory: MakeTrajectory
+    ) -> None:
+        redis_client.hset(keys.run, "policy_version", 41)
+        assert writer.append(make_trajectory(0), want_steps=0).policy_version == 41
+
+    def test_a_message_sent_again_is_refused_as_a_duplicate_and_counted(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        state: RunStateStore,
+        ledger: Callable[[], ActorLedger],
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        for sequence in (0, 1):
+            writer.append(make_trajectory(sequence, steps=5), want_steps=0)
+        again = writer.append(make_trajectory(0, steps=5), want_steps=0)
+        assert again.duplicate
+        assert sequences(reader) == [0, 1]
+        assert (state.read().env_steps, state.read().duplicate_steps) == (10, 5)
+        assert (ledger().stored_steps, ledger().duplicate_steps) == (10, 5)
+
+    def test_a_duplicate_still_admits_the_next_steps(
+        self, writer: TrajectoryWriter, make_trajectory: MakeTrajectory
+    ) -> None:
+        """The answer to the first sending was lost: the actor must be able to go on with the second one."""
+        writer.append(make_trajectory(0), want_steps=10)
+        assert writer.append(make_trajectory(0), want_steps=10).lease_steps == 10
+
+    def test_a_gap_is_answered_with_the_sequence_to_resend_from(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        state: RunStateStore,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        """As after a crash of Redis that lost the newest second of acknowledged messages."""
+        writer.append(make_trajectory(0, steps=5), want_steps=0)
+        early = writer.append(make_trajectory(2, steps=5), want_steps=0)
+        assert early.resend_from == 1
+        assert not early.duplicate
+        assert state.read().env_steps == 5
+        for sequence in (1, 2):
+            assert writer.append(make_trajectory(sequence, steps=5), want_steps=0).resend_from is None
+        assert sequences(reader) == [0, 1, 2]
+
+    def test_an_older_incarnation_can_store_no_more(
+        self,
+        writer: TrajectoryWriter,
+        state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        spec: ExperienceSpec,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        successor = TrajectoryWriter(redis_client, keys, spec, actor_id=0)
+        assert successor.register() == writer.epoch + 1
+        with pytest.raises(StaleEpoch, match="epoch 1 has been replaced by epoch 2"):
+            writer.append(make_trajectory(0, epoch=1), want_steps=0)
+        with pytest.raises(StaleEpoch):
+            writer.request(10)
+        assert state.read().env_steps == 0
+
+    def test_a_new_incarnation_begins_at_sequence_0(
+        self, writer: TrajectoryWriter, reader: TrajectoryReader, make_trajectory: MakeTrajectory
+    ) -> None:
+        writer.append(make_trajectory(0, epoch=1), want_steps=0)
+        writer.register()
+        writer.append(make_trajectory(0, epoch=2), want_steps=0)
+        origins = [entry.trajectory.origin for entry in entries_of(reader)]
+        assert [(origin.epoch, origin.sequence) for origin in origins] == [(1, 0), (2, 0)]
+
+    def test_an_actor_of_another_environment_is_turned_away(
+        self,
+        online_state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        spec: ExperienceSpec,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        stranger = TrajectoryWriter(redis_client, keys, replace(spec, observation_dim=4), actor_id=0)
+        with pytest.raises(SpecMismatch, match=spec.fingerprint):
+            stranger.register()
+        with pytest.raises(SpecMismatch, match=spec.fingerprint):
+            stranger.append(make_trajectory(0), want_steps=0)
+        assert online_state.read().env_steps == 0
+
+    def test_an_actor_of_a_run_that_does_not_exist_is_told_so(
+        self, redis_client: RedisClient, keys: Keys, spec: ExperienceSpec
+    ) -> None:
+        with pytest.raises(SpecMismatch, match="no such run"):
+            TrajectoryWriter(redis_client, keys, spec, actor_id=0).register()
+
+    def test_restarts_are_counted_only_after_a_crash(
+        self, writer: TrajectoryWriter, state: RunStateStore, ledger: Callable[[], ActorLedger]
+    ) -> None:
+        writer.register(replaces_crashed=False)
+        writer.register(replaces_crashed=True)
+        assert state.read().actor_restarts == 1
+        assert ledger().restarts == 1
+
+    @pytest.mark.parametrize(("success", "successes"), [(True, 1), (False, 0), (None, 0)])
+    def test_the_end_of_an_episode_is_counted_with_its_outcome(
+        self,
+        writer: TrajectoryWriter,
+        state: RunStateStore,
+        ledger: Callable[[], ActorLedger],
+        make_trajectory: MakeTrajectory,
+        success: bool | None,
+        successes: int,
+    ) -> None:
+        writer.append(make_trajectory(0), want_steps=0)
+        assert state.read().episodes == 0
+        outcome = EpisodeOutcome(episode_return=-12.25, success=success)
+        writer.append(make_trajectory(1, truncated=True), want_steps=0, outcome=outcome)
+        assert (state.read().episodes, state.read().successes) == (1, successes)
+        assert (ledger().episodes, ledger().successes, ledger().last_return) == (1, successes, -12.25)
+
+    def test_a_refused_duplicate_does_not_count_its_episode_again(
+        self, writer: TrajectoryWriter, state: RunStateStore, make_trajectory: MakeTrajectory
+    ) -> None:
+        for _ in range(2):
+            writer.append(make_trajectory(0, truncated=True), want_steps=0, outcome=EpisodeOutcome(0.0, success=True))
+        assert (state.read().episodes, state.read().successes) == (1, 1)
+
+
+class TestEviction:
+    """Capacity of the run is 100 transitions."""
+
+    def test_whole_entries_leave_oldest_first(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        state: RunStateStore,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        for sequence, steps in enumerate((20, 15, 20, 20, 20)):
+            writer.append(make_trajectory(sequence, steps=steps), want_steps=0)
+        assert state.read().retained_steps == 95
+        writer.append(make_trajectory(5, steps=6), want_steps=0)
+        assert state.read().retained_steps == 81
+        writer.append(make_trajectory(6, steps=20), want_steps=0)
+        assert state.read().retained_steps == 86
+        assert sequences(reader) == [2, 3, 4, 5, 6]
+
+    def test_exactly_the_capacity_is_kept(
+        self, writer: TrajectoryWriter, state: RunStateStore, make_trajectory: MakeTrajectory
+    ) -> None:
+        for sequence in range(7):
+            writer.append(make_trajectory(sequence, steps=20), want_steps=0)
+        assert (state.read().retained_steps, state.read().env_steps) == (100, 140)
+
+    def test_what_was_evicted_stays_counted(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        state: RunStateStore,
+        ledger: Callable[[], ActorLedger],
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        for sequence in range(6):
+            writer.append(make_trajectory(sequence, steps=20), want_steps=0)
+        assert state.read().env_steps == ledger().stored_steps == 120
+        assert [entry.first_step for entry in entries_of(reader)] == [20, 40, 60, 80, 100]
+
+    @pytest.mark.parametrize("length", [b"a lot", b"1.5", b"-5", b"1e3", b"nan", b""])
+    def test_a_strangers_entry_that_is_evicted_does_not_spoil_the_counts(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        make_trajectory: MakeTrajectory,
+        length: bytes,
+    ) -> None:
+        redis_client.xadd(keys.online, {"n": length, "a": "0", "f": "0", "m": "noise"})
+        for sequence in range(6):
+            writer.append(make_trajectory(sequence, steps=20), want_steps=0)
+        assert state.read().retained_steps == 100
+        assert sequences(reader) == [1, 2, 3, 4, 5]
+
+
+class TestReader:
+    def test_entries_come_in_the_order_of_appending_across_actors(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        redis_client: RedisClient,
+        keys: Keys,
+        spec: ExperienceSpec,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        other = TrajectoryWriter(redis_client, keys, spec, actor_id=1)
+        other.register()
+        for sequence in range(3):
+            writer.append(make_trajectory(sequence, steps=3), want_steps=0)
+            other.append(make_trajectory(sequence, steps=4, actor_id=1), want_steps=0)
+        found = entries_of(reader)
+        assert [entry.trajectory.origin.actor_id for entry in found] == [0, 1, 0, 1, 0, 1]
+        assert [entry.first_step for entry in found] == [0, 3, 7, 10, 14, 17]
+
+    def test_each_entry_is_read_once(
+        self, writer: TrajectoryWriter, reader: TrajectoryReader, make_trajectory: MakeTrajectory
+    ) -> None:
+        assert sequences(reader) == []
+        writer.append(make_trajectory(0), want_steps=0)
+        assert sequences(reader) == [0]
+        writer.append(make_trajectory(1), want_steps=0)
+        assert sequences(reader) == [1]
+        assert sequences(reader) == []
+
+    def test_a_new_reader_goes_on_at_a_saved_cursor(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        redis_client: RedisClient,
+        keys: Keys,
+        spec: ExperienceSpec,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        for sequence in range(5):
+            writer.append(make_trajectory(sequence), want_steps=0)
+        assert len(list(reader.read(count=2))) == 2
+        resumed = TrajectoryReader(redis_client, keys.online, spec, cursor=reader.cursor)
+        assert sequences(resumed) == [2, 3, 4]
+
+    def test_the_cursor_covers_only_what_was_yielded(
+        self, writer: TrajectoryWriter, reader: TrajectoryReader, make_trajectory: MakeTrajectory
+    ) -> None:
+        for sequence in range(3):
+            writer.append(make_trajectory(sequence), want_steps=0)
+        first = next(reader.read())
+        assert reader.cursor == first.entry_id
+        assert sequences(reader) == [1, 2]
+
+    def test_a_blocking_read_of_an_empty_stream_ends_by_itself(
+        self, online_state: RunStateStore, reader: TrajectoryReader
+    ) -> None:
+        assert list(reader.read(block_ms=1)) == []
+
+
+def entry_fields(trajectory: Trajectory, **changed: Field) -> dict[str, Field]:
+    """Stream fields as append.lua writes them for that trajectory, with some exchanged."""
+    origin = trajectory.origin
+    return {
+        "m": wire.encode_trajectory(trajectory),
+        "a": origin.actor_id,
+        "e": origin.epoch,
+        "s": origin.sequence,
+        "n": trajectory.num_steps,
+        "f": 0,
+        **changed,
+    }
+
+
+BAD_ENTRIES: dict[str, tuple[Callable[[Trajectory], dict[str, Field]], str]] = {
+    "no fields of ours": (lambda _: {"hello": "world"}, "fields"),
+    "no message": (lambda t: {k: v for k, v in entry_fields(t).items() if k != "m"}, "fields"),
+    "no number of steps": (lambda t: {k: v for k, v in entry_fields(t).items() if k != "n"}, "fields"),
+    "text for a number": (lambda t: entry_fields(t, f="first"), "fields"),
+    "a long text for a number": (lambda t: entry_fields(t, n="x" * 100_000), "fields"),
+    "a long text for the actor": (lambda t: entry_fields(t, a="x" * 100_000), "stream"),
+    "a negative place": (lambda t: entry_fields(t, f=-1), "stream"),
+    "garbage message": (lambda t: entry_fields(t, m=b"\xff\x00garbage"), "not msgpack|message"),
+    "damaged message": (lambda t: entry_fields(t, m=wire.encode_trajectory(t)[:-1]), "not msgpack"),
+    "another actor's name": (lambda t: entry_fields(t, a=5), "message claims"),
+    "another epoch": (lambda t: entry_fields(t, e=9), "message claims"),
+    "another sequence": (lambda t: entry_fields(t, s=9), "message claims"),
+    "another length": (lambda t: entry_fields(t, n=t.num_steps + 1), "message claims"),
+    "NaN": (lambda t: entry_fields(replace(t, rewards=np.full_like(t.rewards, np.nan))), "rewards: expected finite"),
+    "infinity": (lambda t: entry_fields(replace(t, actions=t.actions / np.float32(0))), "actions: expected finite"),
+    "a missing last observation": (
+        lambda t: entry_fields(replace(t, observations=t.observations[:-1])),
+        r"observations: expected \(6, 3\) float32, got \(5, 3\)",
+    ),
+    "another environment's actions": (
+        lambda t: entry_fields(replace(t, actions=np.zeros((t.num_steps, 2), np.float32))),
+        r"actions: expected \(5, 1\)",
+    ),
+    "no steps": (
+        lambda t: entry_fields(
+            replace(t, observations=t.observations[:1], actions=t.actions[:0], rewards=t.rewards[:0])
+        ),
+        "at least 1 step",
+    ),
+}
+
+
+class TestBadEntries:
+    @pytest.mark.parametrize("case", BAD_ENTRIES)
+    def test_what_is_no_trajectory_of_this_run_is_handed_out_with_its_reason(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        redis_client: RedisClient,
+        keys: Keys,
+        make_trajectory: MakeTrajectory,
+        case: str,
+    ) -> None:
+        spoil, reason = BAD_ENTRIES[case]
+        with np.errstate(divide="ignore"):
+            entry_id = redis_client.xadd(keys.online, spoil(make_trajectory(0, steps=5)))
+        writer.append(make_trajectory(0), want_steps=0)
+        bad, good = reader.read()
+        assert isinstance(bad, BadEntry)
+        assert isinstance(good, StreamEntry)
+        assert bad.entry_id == entry_id.decode()
+        assert re.search(reason, bad.reason), bad.reason
+        assert len(bad.reason) < 500
+
+    def test_more_steps_than_an_episode_has_are_refused(
+        self, spec: ExperienceSpec, make_trajectory: MakeTrajectory
+    ) -> None:
+        too_long = make_trajectory(0, steps=spec.max_episode_steps + 1)
+        fields = {k.encode(): v if isinstance(v, bytes) else str(v).encode() for k, v in entry_fields(too_long).items()}
+        entry = parse_entry("1-0", fields, spec)
+        assert isinstance(entry, BadEntry)
+        assert entry.reason == "expected at most 20 steps, got 21"
+
+
+class TestQuarantine:
+    def append_nan(self, writer: TrajectoryWriter, trajectory: Trajectory) -> None:
+        writer.append(replace(trajectory, rewards=np.full_like(trajectory.rewards, np.nan)), want_steps=0)
+
+    def test_a_bad_message_moves_and_the_counters_follow(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        quarantine: Quarantine,
+        state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        ledger: Callable[[], ActorLedger],
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        self.append_nan(writer, make_trajectory(0, steps=7))
+        writer.append(make_trajectory(1, steps=5), want_steps=0)
+        bad, _good = reader.read()
+        assert isinstance(bad, BadEntry)
+        assert quarantine.put(bad) == 7
+        after = state.read()
+        assert (after.env_steps, after.retained_steps) == (5, 5)
+        assert (after.quarantined_steps, after.quarantined_messages) == (7, 1)
+        assert (ledger().stored_steps, ledger().quarantined_steps) == (5, 7)
+        ((_, kept),) = redis_client.xrange(keys.quarantine)
+        assert kept[b"reason"].decode() == bad.reason
+        assert kept[b"id"].decode() == bad.entry_id
+        assert (kept[b"a"], kept[b"e"], kept[b"s"], kept[b"n"]) == (b"0", b"1", b"0", b"7")
+        assert redis_client.xlen(keys.online) == 1
+
+    def test_a_second_time_changes_nothing(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        quarantine: Quarantine,
+        state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        """A learner that crashed between quarantine and checkpoint reads nothing twice, but may ask twice."""
+        self.append_nan(writer, make_trajectory(0, steps=7))
+        (bad,) = reader.read()
+        assert isinstance(bad, BadEntry)
+        quarantine.put(bad)
+        before = state.read()
+        assert quarantine.put(bad) == 0
+        assert state.read() == before
+        assert redis_client.xlen(keys.quarantine) == 1
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"hello": "world"},
+            {"m": "noise", "n": "5"},
+            {"m": "noise", "a": "0", "f": "0", "n": "1.5"},
+            {"m": "noise", "a": "0", "f": "0", "n": "-5"},
+            {"m": "noise", "a": "0", "f": "0", "n": "1e3"},
+            {"m": "noise", "a": "nobody", "f": "0", "n": "5"},
+        ],
+        ids=str,
+    )
+    def test_a_strangers_entry_moves_without_touching_the_step_counts(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        quarantine: Quarantine,
+        state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        ledger: Callable[[], ActorLedger],
+        make_trajectory: MakeTrajectory,
+        fields: dict[str, Field],
+    ) -> None:
+        writer.append(make_trajectory(0, steps=5), want_steps=0)
+        redis_client.xadd(keys.online, fields)
+        _good, bad = reader.read()
+        assert isinstance(bad, BadEntry)
+        assert quarantine.put(bad) == 0
+        after = state.read()
+        assert (after.env_steps, after.retained_steps, after.quarantined_steps) == (5, 5, 0)
+        assert after.quarantined_messages == 1
+        assert ledger().stored_steps == 5
+        assert redis_client.xlen(keys.online) == redis_client.xlen(keys.quarantine) == 1
+
+    def test_produced_is_stored_plus_quarantined_for_every_actor(
+        self,
+        writer: TrajectoryWriter,
+        reader: TrajectoryReader,
+        quarantine: Quarantine,
+        state: RunStateStore,
+        redis_client: RedisClient,
+        keys: Keys,
+        spec: ExperienceSpec,
+        make_trajectory: MakeTrajectory,
+    ) -> None:
+        other = TrajectoryWriter(redis_client, keys, spec, actor_id=1)
+        other.register()
+        writers, produced = {0: writer, 1: other}, {0: 0, 1: 0}
+        for sequence in range(12):
+            for actor_id, its_writer in writers.items():
+                made = make_trajectory(sequence, steps=3 + actor_id, actor_id=actor_id)
+                if sequence % (2 + actor_id) == 0:
+                    self.append_nan(its_writer, made)
+                else:
+                    its_writer.append(made, want_steps=0)
+                    its_writer.append(made, want_steps=0)
+                produced[actor_id] += made.num_steps
+            for entry in reader.read():
+                if isinstance(entry, BadEntry):
+                    quarantine.put(entry)
+        ledgers = Reports(redis_client, keys).actors()
+        assert {it.actor_id: it.stored_steps + it.quarantined_steps for it in ledgers} == produced
+        assert [it.quarantined_steps for it in ledgers] == [6 * 3, 4 * 4]
+        assert [it.duplicate_steps for it in ledgers] == [6 * 3, 8 * 4]
+        assert unaccounted_steps(state.read(), ledgers) == 0
+
+
+def test_the_origin_of_a_message_is_what_the_stream_is_stamped_with(
+    writer: TrajectoryWriter, redis_client: RedisClient, keys: Keys, make_trajectory: MakeTrajectory
+) -> None:
+    sent = replace(make_trajectory(0), origin=Origin(0, 1, 0, policy_version=6, episode=4, first_step=10))
+    writer.append(sent, want_steps=0)
+    ((_, fields),) = redis_client.xrange(keys.online)
+    assert fields.keys() == {b"m", b"a", b"e", b"s", b"n", b"f"}
+    assert (fields[b"a"], fields[b"e"], fields[b"s"], fields[b"n"], fields[b"f"]) == (b"0", b"1", b"0", b"5", b"0")

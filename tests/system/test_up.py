@@ -1,0 +1,231 @@
+"""`launcher up` from the shell: a whole run, its records, crashes, Ctrl-C, resume, down."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from replay_service.connection import RedisEndpoint, connect
+from replay_service.keys import Keys
+from replay_service.reports import Reports
+from replay_service.run_state import Phase, RunState
+from tests.system.conftest import Start
+from tests.system.launching import SMALL_PEN, kill, processes_of, role_pids, wait_until_gone
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def test_a_run_from_the_shipped_data_to_the_end_of_its_budget(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "1500")
+    assert run.wait() == 0, run.output + run.logs()
+
+    summary = run.summary()
+    assert summary["status"] == "finished"
+    assert summary["phase"] == "finished"
+    assert summary["env_steps"] == 1500
+    assert summary["grad_steps"] == 150 + (1500 - 400)
+    assert summary["utd_ratio"] == 1.0
+    assert summary["unaccounted_steps"] == 0
+    assert summary["duplicates_refused"] == summary["quarantined"] == 0
+    assert summary["actor_restarts"] == summary["learner_restarts"] == 0
+    assert summary["seed_steps"] == 25 * 200
+
+    evaluations = summary["evaluations"]
+    assert [e["policy_version"] for e in evaluations[:2]] == [0, 1]
+    assert [e["env_steps"] for e in evaluations[:2]] == [0, 0]
+    assert evaluations[-1]["env_steps"] == 1500
+    assert all(0 <= e["success_final"] <= e["success_any"] <= 1 for e in evaluations)
+    with (run.run_dir / "evaluations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["policy_version"]) for row in rows] == [e["policy_version"] for e in evaluations]
+    assert {row["env"] for row in rows} == {"pen"}
+
+    for name in (
+        "config.toml",
+        "checkpoints",
+        "logs/learner.log",
+        "logs/replay.log",
+        "logs/actor-0.log",
+        "tensorboard",
+    ):
+        assert (run.run_dir / name).exists(), name
+    assert "finished: 1,500 env steps" in run.output
+    assert str(run.run_dir) in run.output
+    assert wait_until_gone(run.run_dir) == {}
+
+    # The same directory again, without a word about what to do with the run in it.
+    again = start(*SMALL_PEN)
+    assert again.wait(60) == 2
+    assert "holds a run already" in again.output
+    assert run.summary() == summary
+
+
+def test_no_secret_is_where_others_can_read_it(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "100000")
+    run.wait_until(lambda state: state.env_steps > 0)
+    password = RedisEndpoint.load(run.run_dir / "redis" / "connection.json").password
+    assert len(password) > 20
+    for line in processes_of(run.run_dir).values():
+        assert password not in line
+    redis_dir = run.run_dir / "redis"
+    assert redis_dir.stat().st_mode & 0o077 == 0
+    for path in run.run_dir.rglob("*"):
+        if path.is_file() and redis_dir not in path.parents:
+            assert password.encode() not in path.read_bytes(), path
+    assert password not in run.output
+
+
+def hash_of_newest_checkpoint(run_dir: Path) -> dict[str, str]:
+    newest = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    hashes: dict[str, str] = json.loads((newest / "manifest.json").read_text())["sha256"]
+    return hashes
+
+
+def test_crashes_are_mended_and_the_run_is_resumed_after_ctrl_c(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "4000", "--utd-ratio", "0.5")
+    run.wait_until(lambda state: state.env_steps >= 600)
+
+    # An actor and the learner are killed for real; both come back and the run goes on.
+    pool, *actors = role_pids(run.run_dir, "actors actor")
+    kill(actors[0])
+    (learner,) = role_pids(run.run_dir, "learner")
+    kill(learner)
+    before = run.state()
+    mended = run.wait_until(lambda s: s.actor_restarts == 1 and s.learner_restarts == 1 and s.grad_steps > 300)
+    assert pool in role_pids(run.run_dir, "actors actor")
+    assert mended.env_steps >= before.env_steps
+    assert mended.policy_version > before.policy_version
+
+    # Status from another terminal.
+    status = subprocess.run(
+        [sys.executable, "-m", "launcher", "status", str(run.run_dir)], capture_output=True, text=True, timeout=60
+    )
+    assert status.returncode == 0
+    assert "running, launcher process" in status.stdout
+
+    # Ctrl-C once: an orderly end that can be resumed.
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.wait(90) == 0, run.output
+    assert f"--run-dir {run.run_dir} --restart-behavior resume" in run.output.replace("\n", " ")
+    assert wait_until_gone(run.run_dir) == {}
+    stopped = run.summary()
+    assert stopped["status"] == "stopped"
+    assert stopped["unaccounted_steps"] == 0
+    saved = hash_of_newest_checkpoint(run.run_dir)
+
+    resumed = start("--restart-behavior", "resume")
+    state = resumed.wait_until(lambda s: s.policy_version > stopped["policy_version"])
+    assert state.env_steps >= stopped["env_steps"]
+    assert state.grad_steps >= stopped["grad_steps"]
+    restored = (resumed.run_dir / "logs" / "learner.log").read_text()
+    assert f"restored {resumed.run_dir}/checkpoints/step-{stopped['grad_steps']:012d}" in restored
+    assert saved["policy.layers.0.weight"]
+    assert resumed.wait() == 0, resumed.output + resumed.logs()
+    summary = resumed.summary()
+    assert summary["status"] == "finished"
+    assert summary["env_steps"] == 4000
+    assert summary["grad_steps"] == 150 + (4000 - 400) // 2
+    assert summary["unaccounted_steps"] == 0
+    assert summary["actor_restarts"] == 1
+    assert summary["learner_restarts"] == 1
+    assert len([e for e in summary["evaluations"] if e["env_steps"] == 0]) == 2
+
+
+def test_redis_and_its_keeper_killed_lose_nothing_that_was_acknowledged(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "3000", "--utd-ratio", "0.5")
+    run.wait_until(lambda state: state.env_steps >= 800)
+    (replay,) = role_pids(run.run_dir, "replay_service")
+    before = run.state()
+    kill(replay)  # the embedded Redis dies with it
+    time.sleep(1.0)
+    after = run.wait_until(lambda s: s.env_steps >= before.env_steps and s.policy_version >= before.policy_version)
+    assert after.phase is Phase.ONLINE
+    assert after.seed_steps == before.seed_steps
+    assert run.wait() == 0, run.output + run.logs()
+    summary = run.summary()
+    assert summary["env_steps"] == 3000
+    assert summary["unaccounted_steps"] == 0
+    assert summary["seed_steps"] == 25 * 200
+
+
+def test_data_that_vanished_from_redis_are_an_error_not_a_fresh_start(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "800")
+    assert run.wait() == 0, run.output
+    for path in (run.run_dir / "redis" / "appendonlydir").iterdir():
+        path.unlink()
+    again = start("--restart-behavior", "resume", "--num-env-steps", "2000")
+    assert again.wait(90) == 2, again.output
+    assert "Redis no longer has its data" in again.output
+
+
+def test_down_from_another_terminal(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "100000")
+    run.wait_until(lambda state: state.env_steps > 0)
+    down = subprocess.run(
+        [sys.executable, "-m", "launcher", "down", str(run.run_dir)], capture_output=True, text=True, timeout=120
+    )
+    assert down.returncode == 0, down.stderr
+    assert "stopped" in down.stdout
+    assert run.wait(30) == 0
+    assert run.summary()["status"] == "stopped"
+    assert wait_until_gone(run.run_dir) == {}
+
+
+def test_the_launcher_killed_leaves_nothing_behind_and_a_run_that_resumes(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "1200")
+    run.wait_until(lambda state: state.env_steps > 0)
+    kill(run.process.pid)
+    run.process.wait()
+    assert wait_until_gone(run.run_dir, 60) == {}
+    resumed = start("--restart-behavior", "resume")
+    assert resumed.wait() == 0, resumed.output + resumed.logs()
+    assert resumed.summary()["env_steps"] == 1200
+    assert resumed.summary()["unaccounted_steps"] == 0
+
+
+def test_any_gymnasium_environment_without_data(start: Start) -> None:
+    run = start(
+        "--env", "Pendulum-v1", "--actors", "1", "--num-env-steps", "600", "--initial-env-steps", "200",
+        "--rollout-length", "50", "--learner.batch-size", "32", "--learner.policy-hidden-sizes", "16",
+        "--learner.critic-hidden-sizes", "16", "--evaluator.episodes", "2", "--launcher.device", "cpu",
+    )  # fmt: skip
+    assert run.wait() == 0, run.output + run.logs()
+    summary = run.summary()
+    assert summary["preset"] == "locomotion"
+    assert summary["env_steps"] == 600
+    assert summary["grad_steps"] == 400
+    assert summary["evaluations"][-1]["success_any"] is None
+    assert summary["evaluations"][-1]["episode_return"] < 0
+
+
+def test_a_redis_of_the_users_own_with_a_password(start: Start, tmp_path: Path) -> None:
+    from replay_service.redis_server import EmbeddedRedis, find_server
+
+    server = EmbeddedRedis.start(tmp_path / "redis", server=find_server(), max_memory_mb=256)
+    try:
+        url, password = server.endpoint.url, server.endpoint.password
+        wrong = start(*SMALL_PEN, "--redis-url", url, environment={"AWAC_REDIS_PASSWORD": "wrong"})
+        assert wrong.wait(60) == 2
+        assert "refused the credentials" in wrong.output
+        assert not (wrong.run_dir / "config.toml").exists()
+
+        run = start(
+            *SMALL_PEN, "--num-env-steps", "600", "--redis-url", url, environment={"AWAC_REDIS_PASSWORD": password}
+        )
+        assert run.wait() == 0, run.output + run.logs()
+        run_id = run.summary()["run_id"]
+        client = connect(server.endpoint)
+        state = RunState.from_hash(client.hgetall(Keys(run_id).run))
+        assert state.env_steps == 600
+        assert [a.stored_steps for a in Reports(client, Keys(run_id)).actors()] != []
+        client.close()
+    finally:
+        server.stop()
