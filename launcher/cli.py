@@ -133,7 +133,8 @@ def status(run: Path | None = None, /) -> int:
     time.sleep(1.0)
     snapshot = reader.read()
     rates.update(snapshot)
-    console.print(f"{directory.path}: running, launcher process {holder and holder.get('pid')}", highlight=False)
+    pid = holder and holder.get("pid")
+    console.print(f"{directory.path}: running, launcher process {pid}", highlight=False, soft_wrap=True)
     console.print(plain_line(snapshot, rates, ""), highlight=False, soft_wrap=True)
     if snapshot.evaluations:
         console.print(evaluation_table(snapshot.evaluations[-10:]))

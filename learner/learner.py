@@ -35,6 +35,7 @@ _PROCESS_NAME = "learner"
 _SYNC_EVERY_S = 0.05
 """Longest time between two round trips to Redis while updates go on."""
 _BLOCK_MS = 100
+_ENTRIES_A_READ = 64
 _IDLE_PAUSE_S = 0.05
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Learner:
         self._progress = Progress()
         self._last_sync = self._last_checkpoint = time.monotonic()
         self._waited_s = 0.0
+        self._quarantined_steps = 0
         self._mirror: ReplayMirror
         self._reader = TrajectoryReader(self._client, keys.online, run.spec)
 
@@ -126,8 +128,12 @@ class Learner:
             self._progress.policy_version = max(restored.policy_version, shared.policy_version)
             if self._budget_grew(shared):
                 self._progress.phase = Phase.ONLINE
-        if self._progress.phase is Phase.ONLINE:
-            self._patience.until_answered(lambda: self._publish(enter=Phase.ONLINE))
+        phase = self._progress.phase
+        if phase is Phase.ONLINE or (phase is Phase.FINISHED and shared is not None and shared.phase is not phase):
+            # A crash between a checkpoint and the publication behind it has cost an evaluation: of the first version,
+            # or of the last one.
+            due = phase is Phase.FINISHED or self._progress.policy_version == 0
+            self._patience.until_answered(lambda: self._publish(for_evaluation=due, enter=phase))
 
     def _budget_grew(self, shared: RunState) -> bool:
         return self._progress.phase is Phase.FINISHED and shared.env_steps < shared.num_env_steps
@@ -144,7 +150,7 @@ class Learner:
         )
         reader = TrajectoryReader(self._client, self._keys.seed, spec)
         while not self._stop.is_set():
-            entries = self._patience.until_answered(lambda: list(reader.read(count=64)))
+            entries = self._patience.until_answered(lambda: list(reader.read(count=_ENTRIES_A_READ)))
             if not entries:
                 break
             for entry in entries:
@@ -276,8 +282,15 @@ class Learner:
         def exchange() -> int:
             counters = {"grad_steps": progress.grad_steps, "online_grad_steps": progress.online_grad_steps}
             self._client.hset(self._keys.run, mapping=counters)
-            self._ingest(block_ms=block_ms)
-            return int(self._client.hget(self._keys.run, "env_steps") or 0)
+            if block_ms is not None:
+                self._ingest(block_ms=block_ms)
+            env_steps = int(self._client.hget(self._keys.run, "env_steps") or 0)
+            # All of these steps are in the stream by now. Reading it to its end shows which of them are bad, so the
+            # learner never works, nor finishes, for steps that are taken out again.
+            quarantined = self._quarantined_steps
+            while self._ingest(block_ms=None) == _ENTRIES_A_READ:
+                pass
+            return env_steps - (self._quarantined_steps - quarantined)
 
         env_steps = self._patience.until_answered(exchange)
         if env_steps is not None:
@@ -286,10 +299,9 @@ class Learner:
 
     def _ingest(self, *, block_ms: int | None) -> int:
         taken = 0
-        for entry in self._reader.read(count=64, block_ms=block_ms):
+        for entry in self._reader.read(count=_ENTRIES_A_READ, block_ms=block_ms):
             if isinstance(entry, BadEntry):
-                steps = self._quarantine.put(entry)
-                _log.warning("quarantined %s (%d steps): %s", entry.entry_id, steps, entry.reason)
+                self._put_aside(entry)
             else:
                 transitions = n_step_transitions(
                     entry.trajectory,
@@ -302,6 +314,12 @@ class Learner:
             taken += 1
         self._progress.online_cursor = self._reader.cursor
         return taken
+
+    def _put_aside(self, bad: BadEntry) -> None:
+        # Patience of its own: the reader has moved past the entry and would not bring it again.
+        steps = self._patience.until_answered(lambda: self._quarantine.put(bad)) or 0
+        self._quarantined_steps += steps
+        _log.warning("quarantined %s (%d steps): %s", bad.entry_id, steps, bad.reason)
 
     def _publish_online(self) -> None:
         progress, every = self._progress, self._config.evaluate_every_env_steps

@@ -38,7 +38,13 @@ TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.OutOfMemoryError,
 )
-"""Errors after which waiting and trying again is right; a bad password or a denied command is not among them."""
+"""Errors after which waiting and trying again is right, `REFUSALS` excepted."""
+
+REFUSALS: tuple[type[Exception], ...] = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+)
+"""A bad password or user; for redis-py they are connection errors, but no waiting mends them."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

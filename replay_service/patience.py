@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from replay_service.connection import TRANSIENT_ERRORS
+from replay_service.connection import REFUSALS, TRANSIENT_ERRORS
 from replay_service.process import StopSignal, WaitNotice
 
 _FIRST_PAUSE_S = 0.1
@@ -46,6 +46,8 @@ class Patience:
         while True:
             try:
                 answer = ask()
+            except REFUSALS:
+                raise
             except TRANSIENT_ERRORS as error:
                 if self._stop.is_set():
                     stopped_at = stopped_at or time.monotonic()

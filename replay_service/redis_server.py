@@ -20,10 +20,12 @@ import redis
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.errors import RedisUnavailable
 from replay_service.process import die_with_parent
+from replay_service.redis_client import RedisClient
 
 _USER = "awac"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
+_PING_TIMEOUT_S = 2.0
 _SERVER_NAMES = ("valkey-server", "redis-server")
 
 _log = logging.getLogger(__name__)
@@ -84,18 +86,19 @@ class EmbeddedRedis:
             folder: data, log and user file; created with access for its owner alone.
             server: binary to run.
             max_memory_mb: memory limit in MiB; at the limit writes are refused, nothing is evicted.
-            port: TCP port on the loopback interface; 0 takes a free one.
+            port: TCP port on the loopback interface; 0 takes that of `previous`, or a free one.
             previous: endpoint of the run's last server; its port and password are used again, so that processes
                 that are waiting for Redis find it.
 
         Raises:
             RedisUnavailable: it did not start; the text ends with its own last words.
         """
+        folder = folder.absolute()  # the server changes its own folder before it opens files
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         password = previous.password if previous is not None else secrets.token_urlsafe(32)
         if previous is not None:
-            port = int(previous.url.rpartition(":")[2])
+            port = port or int(previous.url.rpartition(":")[2])
         chosen_port = port or _free_port()
         endpoint = RedisEndpoint(f"redis://{_USER}@127.0.0.1:{chosen_port}", password)
         # Nobody can log in as the default user, but it keeps every permission: Redis replays the append-only file in
@@ -117,40 +120,51 @@ class EmbeddedRedis:
         }
         command = [str(server), *(part for name, value in arguments.items() for part in (f"--{name}", str(value)))]
         parent = os.getpid()
-        process = subprocess.Popen(
-            [*command, "--save", ""],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - two system calls, no locks
-        )
+        try:
+            process = subprocess.Popen(
+                [*command, "--save", ""],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - two system calls, no locks
+            )
+        except OSError as error:
+            raise RedisUnavailable(f"{server} did not start: {error.strerror}") from error
         running = EmbeddedRedis(process, endpoint, server)
         running._wait_until_ready(log_path)
         _log.info("%s listens on 127.0.0.1:%d", server, chosen_port)
         return running
 
     def _wait_until_ready(self, log_path: Path) -> None:
-        client = connect(self.endpoint)
+        client = connect(self.endpoint, reply_timeout_s=_PING_TIMEOUT_S)
         deadline = time.monotonic() + _START_TIMEOUT_S
         try:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                    if isinstance(error, redis.exceptions.AuthenticationError):
-                        self.process.kill()
-                        raise RedisUnavailable(
-                            f"another server already listens at {self.endpoint.url}: choose another --replay.port"
-                        ) from error
-                    ended = self.process.poll() is not None
-                    if ended or time.monotonic() > deadline:
-                        self.process.kill()
-                        raise RedisUnavailable(f"{self.server} did not start: {_last_lines(log_path)}") from error
-                    time.sleep(0.01)
+            while not self._answers(client):
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise self._failure(log_path)
+                time.sleep(0.01)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
         finally:
             client.close()
+
+    def _answers(self, client: RedisClient) -> bool:
+        try:
+            # PING is refused while data are being loaded; INFO, which tells whose answer it is, is not.
+            return client.ping() and client.info("server")["process_id"] == self.process.pid
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.InvalidResponse):
+            return False  # not up yet, or somebody else has the port: then ours ends by itself
+
+    def _failure(self, log_path: Path) -> RedisUnavailable:
+        last_words = _last_lines(log_path)
+        if "in use" in last_words:
+            return RedisUnavailable(
+                f"another program already listens at {self.endpoint.url}: choose another --replay.port"
+            )
+        return RedisUnavailable(f"{self.server} did not start: {last_words}")
 
     def stop(self) -> None:
         """Flush the append-only file to disk and end the server."""

@@ -54,7 +54,7 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     ("text", "expected"),
     [
         ("env = pen\n", "is not valid TOML"),
-        ("actorz = 3\n", "Did you mean --actors"),
+        ("num_actor_steps = 3\n", "Unknown option"),
         ("[learner]\nbatchsize = 3\n", "Did you mean --learner.batch-size"),
         ("actors = 0\n", "actors: expected at least 1, got 0"),
     ],

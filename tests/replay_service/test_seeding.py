@@ -33,9 +33,7 @@ def make_episode(index: int, spec: ExperienceSpec) -> Episode:
 
 @pytest.fixture
 def dataset(spec: ExperienceSpec) -> OfflineDataset:
-    return OfflineDataset(
-        episodes=tuple(make_episode(index, spec) for index in range(EPISODES)), fingerprint="feed", sources=("here",)
-    )
+    return OfflineDataset(episodes=tuple(make_episode(index, spec) for index in range(EPISODES)), sources=("here",))
 
 
 def total_steps(dataset: OfflineDataset) -> int:
@@ -52,7 +50,7 @@ def test_every_episode_arrives_once_unchanged_and_in_order(
     state: RunStateStore, redis_client: RedisClient, keys: Keys, spec: ExperienceSpec, dataset: OfflineDataset
 ) -> None:
     info = seed(redis_client, keys, dataset)
-    assert info == seed_info(redis_client, keys) == SeedInfo("feed", total_steps(dataset), EPISODES)
+    assert info == seed_info(redis_client, keys) == SeedInfo(dataset.fingerprint, total_steps(dataset), EPISODES)
     assert state.read().seed_steps == info.steps
     first_step = 0
     entries = read_all(redis_client, keys, spec)
@@ -79,8 +77,8 @@ def test_another_dataset_is_refused_and_the_first_one_stays(
     state: RunStateStore, redis_client: RedisClient, keys: Keys, dataset: OfflineDataset
 ) -> None:
     first = seed(redis_client, keys, dataset)
-    for other in (replace(dataset, fingerprint="beef"), None):
-        with pytest.raises(DatasetError, match="seeded with dataset feed, now"):
+    for other in (replace(dataset, episodes=dataset.episodes[1:]), None):
+        with pytest.raises(DatasetError, match=f"seeded with dataset {dataset.fingerprint}, now"):
             seed(redis_client, keys, other)
     assert seed_info(redis_client, keys) == first
     assert redis_client.xlen(keys.seed) == EPISODES
@@ -107,5 +105,5 @@ def test_a_run_without_a_dataset_is_complete_with_nothing(
     assert seed(redis_client, keys, None) == SeedInfo("", 0, 0)
     assert seed(redis_client, keys, None) == seed_info(redis_client, keys) == SeedInfo("", 0, 0)
     assert redis_client.xlen(keys.seed) == 0
-    with pytest.raises(DatasetError, match=r"seeded with dataset \(none\), now feed"):
+    with pytest.raises(DatasetError, match=rf"seeded with dataset \(none\), now {dataset.fingerprint}"):
         seed(redis_client, keys, dataset)
