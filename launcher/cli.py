@@ -213,7 +213,16 @@ def logs(run: Path | None = None, /, *, role: str = "", lines: int = 20) -> int:
 
 
 @dataset_app.command(name="demos")
-def dataset_demos(*, env: str, source: str, output: Path, noise_std: float, steps: int = 10_000, seed: int = 0) -> int:
+def dataset_demos(
+    *,
+    env: str,
+    source: str,
+    output: Path,
+    noise_std: float,
+    noise_correlation: float = 0.0,
+    steps: int = 10_000,
+    seed: int = 0,
+) -> int:
     """Remake a shipped dataset: clone an expert, record 25 noisy episodes, judge what cloning them gives.
 
     Parameters
@@ -226,6 +235,8 @@ def dataset_demos(*, env: str, source: str, output: Path, noise_std: float, step
         Dataset to write (.npz).
     noise_std
         Standard deviation of the noise on the expert's mean action.
+    noise_correlation
+        Correlation of one step's noise with the next one's, below 1.
     steps
         Gradient steps of behaviour cloning.
     seed
@@ -233,7 +244,9 @@ def dataset_demos(*, env: str, source: str, output: Path, noise_std: float, step
     """
     from launcher.demonstrations import make_demonstrations
 
-    return make_demonstrations(env=env, source=source, output=output, noise_std=noise_std, steps=steps, seed=seed)
+    return make_demonstrations(
+        env=env, source=source, output=output, noise=(noise_std, noise_correlation), steps=steps, seed=seed
+    )
 
 
 def main(tokens: Sequence[str] | None = None) -> int:

@@ -22,8 +22,18 @@ class StepFailed(AwacError):
     """A process of the pipeline ended with an error; its own words are on stderr."""
 
 
-def make_demonstrations(*, env: str, source: str, output: Path, noise_std: float, steps: int, seed: int) -> int:
+def make_demonstrations(
+    *, env: str, source: str, output: Path, noise: tuple[float, float], steps: int, seed: int
+) -> int:
     """Clone an expert, record its noisy successes, and judge behaviour cloning on the record.
+
+    Args:
+        env: one of the three tasks.
+        source: expert data.
+        output: dataset to write.
+        noise: standard deviation of the noise on the expert's mean action, and its correlation from step to step.
+        steps: gradient steps of behaviour cloning.
+        seed: of cloning and recording.
 
     Raises:
         StepFailed: a process failed.
@@ -35,7 +45,7 @@ def make_demonstrations(*, env: str, source: str, output: Path, noise_std: float
         print(f"expert cloned from {source}: {_judge(env, expert)}")
         provenance = {"policy": f"behaviour cloning, {steps} steps, seed {seed}", "cloned_from": Path(source).name}
         recorded = _python("actors.recording", "record", "--env", env, "--policy", expert, "--episodes", _EPISODES,
-                           "--noise-std", noise_std, "--seed", seed, "--provenance", json.dumps(provenance),
+                           "--noise-std", noise[0], "--noise-correlation", noise[1], "--seed", seed, "--provenance", json.dumps(provenance),
                            "--output", output)  # fmt: skip
         print(f"recorded: {recorded}")
         _python("learner.behaviour_cloning", "--env", env, "--dataset", output, "--steps", steps, "--seed", seed,

@@ -401,9 +401,10 @@ class TestBadMessages:
 
     def test_that_come_last_do_not_end_the_run_early(
         self, seeded_state: RunStateStore, redis_client: RedisClient, run_config: RunConfig,
-        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         """The worst moment: after the learner has read the stream, and before it reads the number of stored steps."""
+        monkeypatch.setattr("learner.learner._SYNC_EVERY_S", 1e9)  # no chance look at the stream between updates
         driving = drive(run_config)
         arrived: list[int] = []
 
