@@ -45,7 +45,8 @@ def make_demonstrations(
         print(f"expert cloned from {source}: {_judge(env, expert)}")
         provenance = {"policy": f"behaviour cloning, {steps} steps, seed {seed}", "cloned_from": Path(source).name}
         recorded = _python("actors.recording", "record", "--env", env, "--policy", expert, "--episodes", _EPISODES,
-                           "--noise-std", noise[0], "--noise-correlation", noise[1], "--seed", seed, "--provenance", json.dumps(provenance),
+                           "--noise-std", noise[0], "--noise-correlation", noise[1], "--seed", seed,
+                           "--provenance", json.dumps(provenance),
                            "--output", output)  # fmt: skip
         print(f"recorded: {recorded}")
         _python("learner.behaviour_cloning", "--env", env, "--dataset", output, "--steps", steps, "--seed", seed,

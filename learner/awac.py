@@ -36,7 +36,12 @@ def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
 
 
 def td_target(
-    rewards: Tensor, discounts: Tensor, next_q: Tensor, *, max_q: float | None = None, min_target: float | None = None
+    rewards: Tensor,
+    discounts: Tensor,
+    next_q: Tensor,
+    *,
+    min_target: float | None = None,
+    max_target: float | None = None,
 ) -> Tensor:
     """Bootstrapped target of the critics, equation (3).
 
@@ -46,16 +51,15 @@ def td_target(
         rewards: (B,), the n-step sum of discounted rewards.
         discounts: (B,), gamma^n, or 0 after a terminal state.
         next_q: (N, B), target critics at the next state; the minimum is taken over N.
-        max_q: upper bound of the target, or None. With critics that are clamped already and rewards of at most 0 it
-            changes nothing.
         min_target: lower bound of the target, or None.
+        max_target: upper bound of the target, or None.
 
     Returns:
         (B,), no gradient.
     """
     target = rewards + discounts * next_q.amin(dim=0)
-    if max_q is not None or min_target is not None:
-        target = target.clamp(min=min_target, max=max_q)
+    if min_target is not None or max_target is not None:
+        target = target.clamp(min=min_target, max=max_target)
     return target.detach()
 
 

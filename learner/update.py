@@ -158,7 +158,9 @@ def _target(state: LearnerState, batch: TransitionBatch, config: LearnerConfig, 
     if config.num_target_critics < config.num_critics:
         order = torch.rand(config.num_critics, generator=state.generator, device=next_q.device).argsort()
         next_q = next_q.index_select(0, order[: config.num_target_critics])
-    return awac.td_target(batch.rewards, batch.discounts, next_q, max_q=config.max_q, min_target=config.min_target)
+    return awac.td_target(
+        batch.rewards, batch.discounts, next_q, min_target=config.min_target, max_target=config.max_target
+    )
 
 
 def _value(state: LearnerState, batch: TransitionBatch, config: LearnerConfig, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -59,15 +59,15 @@ def slow_log_prob(mean: Array, log_std: Array, actions: Array) -> list[float]:
 
 
 def slow_td_target(
-    rewards: Array, discounts: Array, next_q: Array, max_q: float | None, min_target: float | None
+    rewards: Array, discounts: Array, next_q: Array, max_target: float | None, min_target: float | None
 ) -> list[float]:
     result = []
     for b in range(len(rewards)):
         y = float(rewards[b]) + float(discounts[b]) * min(float(next_q[i, b]) for i in range(len(next_q)))
         if min_target is not None and y < min_target:
             y = min_target
-        if max_q is not None and y > max_q:
-            y = max_q
+        if max_target is not None and y > max_target:
+            y = max_target
         result.append(y)
     return result
 
@@ -146,13 +146,15 @@ class TestTdTarget:
     @QUICK
     @given(st.data(), SIZES, st.integers(1, 4), st.none() | floats(-4, 1), st.none() | floats(-9, -4))
     def test_follows_the_equation(
-        self, data: st.DataObject, batch: int, critics: int, max_q: float | None, min_target: float | None
+        self, data: st.DataObject, batch: int, critics: int, max_target: float | None, min_target: float | None
     ) -> None:
         rewards = data.draw(arrays_of(batch))
         discounts = data.draw(arrays_of(batch, low=0, high=1))
         next_q = data.draw(arrays_of(critics, batch, low=-9, high=3))
-        found = awac.td_target(tensor(rewards), tensor(discounts), tensor(next_q), max_q=max_q, min_target=min_target)
-        expected = slow_td_target(rewards, discounts, next_q, max_q, min_target)
+        found = awac.td_target(
+            tensor(rewards), tensor(discounts), tensor(next_q), max_target=max_target, min_target=min_target
+        )
+        expected = slow_td_target(rewards, discounts, next_q, max_target, min_target)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
     def test_literal_table(self) -> None:
@@ -164,9 +166,9 @@ class TestTdTarget:
             (None, -5.0): [-5.0, -3.96, -1.0, 2.5],
             (-2.0, -5.0): [-5.0, -3.96, -2.0, -2.0],
         }
-        for (max_q, min_target), expected in table.items():
-            found = awac.td_target(rewards, discounts, next_q, max_q=max_q, min_target=min_target)
-            assert found.tolist() == pytest.approx(expected), (max_q, min_target)
+        for (max_target, min_target), expected in table.items():
+            found = awac.td_target(rewards, discounts, next_q, max_target=max_target, min_target=min_target)
+            assert found.tolist() == pytest.approx(expected), (max_target, min_target)
 
     def test_carries_no_gradient(self) -> None:
         target = awac.td_target(tensor([0.0]), tensor([1.0]), leaf([[1.0], [2.0]]))

@@ -27,6 +27,22 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
         "max_q": None,
         "use_terminals": True,
     },
+    "strong": {
+        "batch_size": 256,
+        "offline_batch_size": 256,
+        "num_critics": 4,
+        "critic_layer_norm": True,
+        "target_initialisation": "copy",
+        "n_step": 3,
+        "max_q": None,
+        "min_target": -100.0,
+        "max_target": 0.0,
+        "weighting": "exponential",
+        "advantage_clip": None,
+        "max_weight": 20.0,
+        "normalise_weights": True,
+        "offline_fraction": 0.5,
+    },
     "behaviour-cloning": {"weighting": "uniform", "offline_batch_size": 256},
 }
 

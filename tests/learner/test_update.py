@@ -150,7 +150,7 @@ class SlowAwac:
             )
             y = float(batch.rewards[b]) + float(batch.discounts[b]) * next_q
             y = y if config.min_target is None else max(y, config.min_target)
-            targets.append(y if config.max_q is None else min(y, config.max_q))
+            targets.append(y if config.max_target is None else min(y, config.max_target))
             mean = slow_mean(policy, batch.observations[b], config)
             values.append(self._value(batch.observations[b], mean, log_std, [draw[b] for draw in value_noise]))
             z = (batch.actions[b] - mean) / torch.exp(log_std)
@@ -229,7 +229,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mean action ignores value_samples": {"value_samples": 3},
     "two of four target critics": {"num_critics": 4, "num_target_critics": 2, "max_q": None},
     "one critic": {"num_critics": 1, "num_target_critics": 1},
-    "bounded target": {"min_target": -0.7, "max_q": None},
+    "bounded target": {"min_target": -0.7, "max_target": 0.0, "max_q": None},
     "exponential": {"weighting": "exponential", "advantage_clip": None, "max_weight": 1.2},
     "exponential, mean 1": {"weighting": "exponential", "max_weight": 1.2, "normalise_weights": True},
     "behaviour cloning": {"weighting": "uniform"},

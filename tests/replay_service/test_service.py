@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from replay_service.config import RunConfig
+from replay_service.connection import RedisEndpoint, connect
+from replay_service.errors import ConfigError
+from replay_service.keys import Keys
+from replay_service.process import PARENT_VARIABLE
+from replay_service.run_state import Phase, RunStateStore
+from replay_service.service import ServiceFiles, resolve_sources
+
+if TYPE_CHECKING:
+    from tests.conftest import WaitUntil
+
+CONFIG = """
+env = "Pendulum-v1"
+dataset = ["none"]
+run_id = "service-test"
+environment = {max_episode_steps = 20, observation_dim = 3, action_dim = 1}
+"""
+KEYS = Keys("service-test")
+
+Serve = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ServiceFiles:
+    return ServiceFiles(tmp_path / "run")
+
+
+@pytest.fixture
+def serve(tmp_path: Path, files: ServiceFiles, wait_until: WaitUntil) -> Iterator[Serve]:
+    """Start the service as a process and wait until it is open, or has ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(config: str = CONFIG) -> subprocess.Popen[str]:
+        path = tmp_path / "run.toml"
+        path.write_text(config, encoding="utf-8")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "replay_service", "--config", str(path), "--run-dir", str(files.run_dir)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+        )
+        started.append(process)
+        wait_until(lambda: files.ready.exists() or process.poll() is not None, "the service to open or to end")
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
+    process.terminate()
+    _, errors = process.communicate()
+    return process.returncode, errors
+
+
+class TestSources:
+    def test_the_shipped_demonstrations_are_the_default_of_the_tasks(self, run_config: RunConfig) -> None:
+        for task in ("pen", "door", "relocate"):
+            (path,) = resolve_sources(replace(run_config, env=task, dataset=()))
+            assert Path(path).name == f"{task}.npz"
+            assert Path(path).exists()
+
+    def test_any_other_environment_starts_without_data(self, run_config: RunConfig) -> None:
+        assert resolve_sources(replace(run_config, dataset=())) == ()
+
+    def test_what_the_user_names_is_taken_as_it_is(self, run_config: RunConfig) -> None:
+        assert resolve_sources(replace(run_config, env="pen", dataset=("a", "b"))) == ("a", "b")
+
+    def test_none_means_none_and_stands_alone(self, run_config: RunConfig) -> None:
+        assert resolve_sources(replace(run_config, env="pen", dataset=("none",))) == ()
+        with pytest.raises(ConfigError, match="cannot stand beside other datasets"):
+            resolve_sources(replace(run_config, dataset=("none", "a")))
+
+
+class TestProcess:
+    def test_it_opens_a_run_and_closes_it_in_order(self, serve: Serve, files: ServiceFiles) -> None:
+        process = serve()
+        assert files.ready.read_text(encoding="utf-8") == str(process.pid)
+        client = connect(RedisEndpoint.load(files.connection))
+        assert RunStateStore(client, KEYS).read().phase is Phase.PRETRAINING
+        address = (client.hget(KEYS.run, "discovery") or b"").decode()
+        client.close()
+        connection = http.client.HTTPConnection(address, timeout=30)
+        connection.request("GET", "/targets")
+        (group,) = json.load(connection.getresponse())
+        connection.close()
+        assert group["labels"] == {"role": "replay", "process": "replay", "run": "service-test", "env": "Pendulum-v1"}
+
+        code, errors = stop(process)
+        assert code == 0, errors
+        assert not files.ready.exists()
+        assert json.loads((files.run_dir / "summary.json").read_text(encoding="utf-8"))["status"] == "stopped"
+
+    def test_a_second_session_finds_the_run_at_the_same_endpoint(self, serve: Serve, files: ServiceFiles) -> None:
+        first = serve()
+        endpoint = RedisEndpoint.load(files.connection)
+        client = connect(endpoint)
+        client.hset(KEYS.run, "env_steps", 123)
+        stop(first)
+        serve()
+        assert RedisEndpoint.load(files.connection) == endpoint
+        assert RunStateStore(client, KEYS).read().env_steps == 123
+        client.close()
+
+    def test_a_redis_that_died_is_started_again_on_its_data(
+        self, serve: Serve, files: ServiceFiles, wait_until: WaitUntil
+    ) -> None:
+        process = serve()
+        client = connect(RedisEndpoint.load(files.connection))
+        client.hset(KEYS.run, "env_steps", 123)
+        killed = int(client.info("server")["process_id"])
+        os.kill(killed, signal.SIGKILL)
+
+        def is_back() -> bool:
+            try:
+                return int(client.info("server")["process_id"]) != killed
+            except OSError:
+                return False
+            except Exception as error:
+                return "Connection" not in type(error).__name__ and "Loading" not in type(error).__name__
+
+        wait_until(is_back, "Redis to come back")
+        assert RunStateStore(client, KEYS).read().env_steps == 123
+        client.close()
+        assert process.poll() is None
+
+    def test_data_that_vanished_are_missed_at_every_start_and_never_replaced_by_an_empty_run(
+        self, serve: Serve, files: ServiceFiles
+    ) -> None:
+        stop(serve())
+        shutil.rmtree(files.redis_dir / "appendonlydir")
+        for _ in range(2):
+            process = serve()
+            _, errors = process.communicate()
+            assert process.returncode == 2, errors
+            assert "Redis no longer has its data" in errors
+
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [
+            ("acters = 2", "unknown key 'acters'. Did you mean 'actors'?"),
+            (CONFIG + 'redis_url = "redis://127.0.0.1:1"', "no Redis answers at redis://127.0.0.1:1"),
+            (CONFIG.replace('["none"]', '["/no/such/file.npz"]'), "/no/such/file.npz"),
+        ],
+        ids=["configuration", "Redis", "dataset"],
+    )
+    def test_a_users_mistake_is_one_message_and_exit_code_2(self, serve: Serve, config: str, words: str) -> None:
+        process = serve(config)
+        _, errors = process.communicate()
+        assert process.returncode == 2
+        assert words in errors
+        assert "Traceback" not in errors
