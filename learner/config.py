@@ -107,7 +107,8 @@ class LearnerConfig:
             require_positive("learner.max_weight", self.max_weight)
         if self.offline_fraction is not None:
             require_between("learner.offline_fraction", self.offline_fraction, 0.0, 1.0)
-        for name in ("policy_weight_decay", "min_log_std", "max_log_std", "advantage_clip", "max_q", "min_target"):
+        for name in ("policy_weight_decay", "min_log_std", "max_log_std", "advantage_clip", "max_q", "min_target",
+                     "max_target"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"learner.{name}: expected a finite number, got {value:g}")

@@ -188,10 +188,11 @@ class Learner:
             return
         progress.phase = Phase.ONLINE
         progress.next_evaluation_env_steps = config.evaluate_every_env_steps
-        # The checkpoint comes first: once actors have seen version 1, a crash must never lead back behind it.
+        # The checkpoint comes first: once actors have seen version 1, a crash must never lead back behind it. The
+        # counters come before the phase: who sees the phase sees what was done for it.
         self._checkpoint()
-        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.ONLINE))
         self._sync(block_ms=None)
+        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.ONLINE))
         _log.info("offline phase done after %d gradient steps; going online", progress.offline_grad_steps)
 
     def _fine_tune(self) -> None:
@@ -221,8 +222,8 @@ class Learner:
     def _complete(self) -> None:
         self._progress.phase = Phase.FINISHED
         self._checkpoint()
-        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.FINISHED))
         self._sync(block_ms=None)
+        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.FINISHED))
         _log.info("budget done: %d env steps, %d gradient steps", self._progress.env_steps, self._progress.grad_steps)
 
     def _finish(self) -> None:

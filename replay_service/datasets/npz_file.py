@@ -12,6 +12,7 @@ metadata         () str                    JSON object: how the data were made
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -62,10 +63,9 @@ def read_npz_metadata(path: Path) -> dict[str, str]:
         DatasetError: the file is damaged or holds no metadata.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            values = json.loads(str(archive["metadata"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: no metadata can be read: {error}") from error
+        values = json.loads(str(_read_members(path, ("metadata",))["metadata"]))
+    except ValueError as error:
+        raise DatasetError(f"{path}: metadata: expected a JSON object: {error}") from error
     return {str(key): str(value) for key, value in values.items()}
 
 
@@ -75,18 +75,11 @@ def read_npz(path: Path) -> Iterator[RawEpisode]:
     Raises:
         DatasetError: the file is damaged, an array is missing, or the lengths disagree.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in _ARRAYS if name not in archive.files]
-            if missing:
-                raise DatasetError(f"{path}: expected arrays {', '.join(_ARRAYS)}, missing {', '.join(missing)}")
-            _refuse_huge(path)
-            arrays = {name: archive[name] for name in _ARRAYS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise DatasetError(f"{path} is a damaged .npz file: {error}") from error
-    lengths = arrays["episode_lengths"]
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any():
-        raise DatasetError(f"{path}: episode_lengths: expected positive integers, got {lengths.dtype} {lengths[:4]}")
+    arrays = _read_members(path, _ARRAYS)
+    stored = arrays["episode_lengths"]
+    if stored.ndim != 1 or stored.dtype.kind not in "iu" or (stored.astype(np.int64) < 1).any():
+        raise DatasetError(f"{path}: episode_lengths: expected positive integers, got {stored.dtype} {stored[:4]}")
+    lengths = stored.astype(np.int64)
     steps, count = int(lengths.sum()), len(lengths)
     expected = {
         "observations": steps + count,
@@ -111,8 +104,33 @@ def read_npz(path: Path) -> Iterator[RawEpisode]:
         first_step += length
 
 
-def _refuse_huge(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        claimed = sum(member.file_size for member in archive.infolist())
-    if claimed > MAX_BYTES:
-        raise DatasetError(f"{path} claims {claimed} bytes unpacked, the limit is {MAX_BYTES}")
+def _read_members(path: Path, names: Sequence[str]) -> dict[str, AnyArray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            present = set(archive.namelist())
+            missing = [name for name in names if f"{name}.npy" not in present]
+            if missing:
+                raise DatasetError(f"{path}: expected arrays {', '.join(names)}, missing {', '.join(missing)}")
+            return {name: _read_array(archive, f"{name}.npy") for name in names}
+    except DatasetError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy's header parser raise a dozen types for damaged bytes
+        raise DatasetError(f"{path} is a damaged .npz file: {type(error).__name__}: {error}") from error
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> AnyArray:
+    """Read one array; `numpy.load` would allocate whatever the header claims before it looks at the data."""
+    size = archive.getinfo(name).file_size
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(file)
+        claimed = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or dtype.kind not in "fiubU":
+            raise ValueError(f"{name}: expected numbers or text, got {dtype}")
+        if claimed > min(size, MAX_BYTES):
+            raise ValueError(f"{name} claims {claimed} bytes, the file holds {size}")
+        data = file.read(claimed)
+    if len(data) != claimed:
+        raise ValueError(f"{name}: expected {claimed} bytes, got {len(data)}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")

@@ -75,6 +75,7 @@ def test_the_defaults_are_the_authors_hand_script() -> None:
         "value_samples": 1,
         "max_q": 0.0,
         "min_target": None,
+        "max_target": None,
         "use_terminals": False,
         "offline_fraction": None,
     }
@@ -134,6 +135,7 @@ NONSENSE: list[tuple[str, Any]] = [
     ("advantage_clip", math.nan),
     ("max_q", math.nan),
     ("min_target", math.nan),
+    ("max_target", math.inf),
     ("policy_hidden_sizes", (256, 0)),
     ("critic_hidden_sizes", (-1,)),
 ]

@@ -360,17 +360,22 @@ class TestPhases:
 
     def test_metrics_and_reports_tell_what_was_done(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
-        start_learner: StartLearner, drive: DriveRun,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
     ) -> None:  # fmt: skip
         learner = start_learner()
         finished = drive(run_config).until_finished(learner)
         address = seeded_state.endpoints()["learner"]
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
-            lines = reply.read().decode().splitlines()
+
+        def scraped() -> list[str]:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+                return list(reply.read().decode().splitlines())
+
+        version = f"awac_learner_policy_version {float(finished.policy_version)}"
+        wait_until(lambda: version in scraped(), version)
+        lines = scraped()
         assert "awac_learner_grad_steps_total 130.0" in lines
         assert "awac_learner_samples_total 1840.0" in lines  # 30 x 8 + 100 x 16
         assert "awac_learner_ingested_steps_total 120.0" in lines
-        assert f"awac_learner_policy_version {float(finished.policy_version)}" in lines
         learner.stop()
         assert seeded_state.endpoints() == {}
         report = Reports(redis_client, keys).latest_learner_report()

@@ -72,6 +72,14 @@ def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
+def end_of(process: subprocess.Popen[str]) -> tuple[int | None, str]:
+    """Exit code and errors of a process that should have ended by itself; None when it is up and running."""
+    if process.poll() is None:
+        return None, ""
+    _, errors = process.communicate()
+    return process.returncode, errors
+
+
 class TestSources:
     def test_the_shipped_demonstrations_are_the_default_of_the_tasks(self, run_config: RunConfig) -> None:
         for task in ("pen", "door", "relocate"):
@@ -149,9 +157,8 @@ class TestProcess:
         stop(serve())
         shutil.rmtree(files.redis_dir / "appendonlydir")
         for _ in range(2):
-            process = serve()
-            _, errors = process.communicate()
-            assert process.returncode == 2, errors
+            code, errors = end_of(serve())
+            assert code == 2, errors
             assert "Redis no longer has its data" in errors
 
     @pytest.mark.parametrize(
@@ -164,8 +171,7 @@ class TestProcess:
         ids=["configuration", "Redis", "dataset"],
     )
     def test_a_users_mistake_is_one_message_and_exit_code_2(self, serve: Serve, config: str, words: str) -> None:
-        process = serve(config)
-        _, errors = process.communicate()
-        assert process.returncode == 2
+        code, errors = end_of(serve(config))
+        assert code == 2, errors
         assert words in errors
         assert "Traceback" not in errors
