@@ -19,7 +19,7 @@ from replay_service.keys import Keys
 
 SMALL = (
     "--env", "pen", "--num-offline-steps", "500", "--learner.batch-size", "256", "--evaluator.episodes", "5",
-    "--launcher.device", "cpu",
+    "--device", "cpu",
 )  # fmt: skip
 
 

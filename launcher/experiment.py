@@ -21,9 +21,9 @@ from replay_service.tasks import find_task
 class LauncherConfig:
     """The `[launcher]` table: where the roles run and how often they are replaced."""
 
-    device: str = "auto"
+    device: Annotated[str, Parameter(alias="--device")] = "auto"
     """Device of the learner: auto (a CUDA GPU when there is one), cpu or cuda."""
-    ray_address: str = ""
+    ray_address: Annotated[str, Parameter(alias="--ray-address")] = ""
     """A running Ray cluster ('auto' or host:port). Default: a private one on this machine."""
     actors_per_host: int = 64
     """Most actors that one host process forks; more actors are spread over several hosts of the cluster."""

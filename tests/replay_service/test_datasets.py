@@ -1,4 +1,4 @@
-"""Offline datasets: every format reads as the same episodes, and nothing else than a clear error comes of a bad file."""
+"""Offline datasets: every format reads as the same episodes; a bad file gives nothing but the declared error."""
 
 from __future__ import annotations
 

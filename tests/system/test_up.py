@@ -195,7 +195,7 @@ def test_any_gymnasium_environment_without_data(start: Start) -> None:
     run = start(
         "--env", "Pendulum-v1", "--actors", "1", "--num-env-steps", "600", "--initial-env-steps", "200",
         "--rollout-length", "50", "--learner.batch-size", "32", "--learner.policy-hidden-sizes", "16",
-        "--learner.critic-hidden-sizes", "16", "--evaluator.episodes", "2", "--launcher.device", "cpu",
+        "--learner.critic-hidden-sizes", "16", "--evaluator.episodes", "2", "--device", "cpu",
     )  # fmt: skip
     assert run.wait() == 0, run.output + run.logs()
     summary = run.summary()
