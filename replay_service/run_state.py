@@ -115,6 +115,10 @@ class RunStateStore:
         self._client.hdel(self._keys.run, "stop_requested", "final_status")
         return not created
 
+    def exists(self) -> bool:
+        """Whether Redis holds this run."""
+        return self._client.hget(self._keys.run, "spec_fingerprint") is not None
+
     def read(self) -> RunState:
         """One reading of all counters.
 

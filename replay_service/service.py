@@ -143,12 +143,12 @@ class ReplayService:
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
         state = RunStateStore(client, self._keys)
-        resumed = state.initialise(self._run)
-        if self._was_open and not resumed:
+        if self._was_open and not state.exists():
             raise RunDirectoryError(
                 f"run {self._run.run_id!r} was opened before, but Redis no longer has its data: put "
                 f"{self._files.redis_dir} back, or start over with --restart-behavior restart"
             )
+        resumed = state.initialise(self._run)
         self._files.opened.touch()
         reports = Reports(client, self._keys)
         identity = RunIdentity(self._run.run_id, self._run.env, self._run.preset, self._run.seed)

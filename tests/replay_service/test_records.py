@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -201,6 +203,24 @@ class TestWriteJson:
         with pytest.raises(TypeError):
             write_json(path, {"a": object()})
         assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
+
+
+def test_keeping_records_loads_neither_torch_nor_ray_nor_gymnasium(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+import replay_service.__main__
+from replay_service.connection import RedisEndpoint, connect
+from replay_service.keys import Keys
+from replay_service.records import Recorder, RunIdentity
+from replay_service.reports import Reports
+reports = Reports(connect(RedisEndpoint("redis://127.0.0.1:1")), Keys("nobody"))
+Recorder(Path(sys.argv[1]), reports, RunIdentity("r", "pen", "published", 0)).close()
+print([name for name in ("torch", "ray", "gymnasium", "mujoco") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert loaded == "[]\n"
 
 
 class TestRecorder:

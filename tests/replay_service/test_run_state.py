@@ -18,6 +18,7 @@ def empty(redis_client: RedisClient, keys: Keys) -> RunStateStore:
 
 def test_a_new_run_begins_with_seeding_and_no_steps(empty: RunStateStore, run_config: RunConfig) -> None:
     assert empty.initialise(run_config) is False
+    assert empty.exists()
     state = empty.read()
     assert state.phase is Phase.SEEDING
     assert (state.env_steps, state.grad_steps, state.policy_version, state.episodes) == (0, 0, 0, 0)
@@ -27,6 +28,7 @@ def test_a_new_run_begins_with_seeding_and_no_steps(empty: RunStateStore, run_co
 
 
 def test_a_run_that_nobody_created_is_not_read_as_an_empty_one(empty: RunStateStore, keys: Keys) -> None:
+    assert not empty.exists()
     with pytest.raises(RunDirectoryError, match=keys.run_id):
         empty.read()
 

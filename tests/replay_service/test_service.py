@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replay_service.config import RunConfig
-from replay_service.connection import RedisEndpoint, connect
+from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
 from replay_service.process import PARENT_VARIABLE
@@ -63,7 +63,9 @@ def serve(tmp_path: Path, files: ServiceFiles, wait_until: WaitUntil) -> Iterato
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        if process.stderr is not None:
+            process.stderr.close()
+        process.wait()
 
 
 def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -140,11 +142,9 @@ class TestProcess:
 
         def is_back() -> bool:
             try:
-                return int(client.info("server")["process_id"]) != killed
-            except OSError:
+                return client.ping() and int(client.info("server")["process_id"]) != killed
+            except TRANSIENT_ERRORS:
                 return False
-            except Exception as error:
-                return "Connection" not in type(error).__name__ and "Loading" not in type(error).__name__
 
         wait_until(is_back, "Redis to come back")
         assert RunStateStore(client, KEYS).read().env_steps == 123

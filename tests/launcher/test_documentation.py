@@ -1,0 +1,73 @@
+"""The documents are true where a machine can tell: links lead somewhere, commands and options exist."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cyclopts
+import pytest
+
+from launcher import cli
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not {".venv", "runs", "build", ".pytest_cache"} & set(path.relative_to(ROOT).parts)
+)
+IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `launcher ...` command line of a document's code."""
+    code = re.findall(r"```(?:bash)?\n(.*?)```", text, flags=re.DOTALL)
+    code += re.findall(r"^ {4}(launcher .*)$", text, flags=re.MULTILINE)
+    code += re.findall(r"`(launcher [^`]*)`", text)
+    lines = [line.strip() for block in code for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("launcher ") and "──" not in line]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_relative_links_lead_to_files(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_commands_and_their_options_exist(document: Path) -> None:
+    for _launcher, *words in commands(document.read_text(encoding="utf-8")):
+        if not words or "|" in words:
+            continue
+        with contextlib.suppress(cyclopts.MissingArgumentError):  # prose names commands without all they need
+            cli.app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_a_misspelt_option_in_a_document_would_be_found() -> None:
+    (found,) = commands("    launcher up --env pen --actorz 3\n")
+    with pytest.raises(Exception, match=r"actorz|Unknown"):
+        cli.app.parse_args(found[1:], exit_on_error=False, print_error=False)
+
+
+def test_the_makefile_has_the_targets_that_the_readme_names() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z-]+)\b", readme)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_default_job_of_make_up_is_a_valid_experiment(tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    options = re.search(r"^UP \?= ((?:.*\\\n)*.*)", makefile, flags=re.MULTILINE)
+    assert options is not None
+    words = shlex.split(options[1].replace("\\\n", " "))
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", "up", *words, "--dry-run"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'env = "pen"' in done.stdout
