@@ -54,11 +54,9 @@ class Environment:
     task: Task | None
     action_low: npt.NDArray[np.float64]
     action_high: npt.NDArray[np.float64]
-    elapsed_steps: int = 0
 
     def reset(self, seed: int | None = None) -> FloatArray:
         """Begin an episode; a seed also restarts the environment's own generator. Returns (O,) float32."""
-        self.elapsed_steps = 0
         observation, _info = self.env.reset(seed=seed)
         return np.asarray(observation, dtype=np.float32)
 
@@ -66,8 +64,7 @@ class Environment:
         """Take one action, (A,) in the policy's range [-1, 1]; values outside are clipped here, not in the record."""
         bounded = np.clip(action, -1.0, 1.0).astype(np.float64)
         scaled = self.action_low + (bounded + 1.0) * 0.5 * (self.action_high - self.action_low)
-        raw, reward, terminated, _truncated, info = self.env.step(scaled)
-        self.elapsed_steps += 1
+        raw, reward, terminated, truncated, info = self.env.step(scaled)
         observation = np.asarray(raw, dtype=np.float32)
         success: bool | None
         if self.task is not None:
@@ -76,8 +73,7 @@ class Environment:
             reward, terminated = float(success) - 1.0, False
         else:
             success = bool(info["success"]) if "success" in info else None
-        truncated = not terminated and self.elapsed_steps >= self.spec.max_episode_steps
-        return Step(observation, float(reward), bool(terminated), truncated, success)
+        return Step(observation, float(reward), bool(terminated), bool(truncated and not terminated), success)
 
     def close(self) -> None:
         """Free the environment."""
@@ -95,28 +91,35 @@ def make_environment(env: str, *, max_episode_steps: int = 0) -> Environment:
         EnvironmentUnknown: there is no such environment, it cannot be made, or its spaces are not flat boxes.
     """
     task = find_task(env)
-    made = _make(task.env_id if task else env)
+    made = _make(task.env_id if task else env, max_episode_steps or (task.max_episode_steps if task else None))
     observation_dim = _flat_box(made.observation_space, f"{env}: observation space")
     action_dim = _flat_box(made.action_space, f"{env}: action space")
     low, high = made.action_space.low.astype(np.float64), made.action_space.high.astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise EnvironmentUnknown(f"{env}: expected an action space with finite bounds, got {made.action_space}")
-    own_limit = task.max_episode_steps if task else (made.spec.max_episode_steps or _DEFAULT_MAX_EPISODE_STEPS)
-    spec = ExperienceSpec(env, observation_dim, action_dim, max_episode_steps or own_limit)
-    return Environment(made.unwrapped, spec, task, low, high)
+    spec = ExperienceSpec(env, observation_dim, action_dim, made.spec.max_episode_steps)
+    return Environment(made, spec, task, low, high)
 
 
-def _make(env_id: str) -> Any:
+def _make(env_id: str, max_episode_steps: int | None) -> Any:
+    """An environment with a time limit: the given one, else its own, else the default."""
     try:
-        return gymnasium.make(env_id, disable_env_checker=True)
+        made = gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=max_episode_steps)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise EnvironmentUnknown(f"environment {env_id!r} needs a package that is not installed: {error}") from error
     except gymnasium.error.Error as error:
         known = [*TASKS, *gymnasium.registry]
         raise EnvironmentUnknown(
             f"unknown environment {env_id!r} ({error}).{nearest(env_id, known)} "
             f"Expected one of {', '.join(TASKS)}, or a gymnasium id such as Pendulum-v1"
         ) from error
-    except ImportError as error:
-        raise EnvironmentUnknown(f"environment {env_id!r} needs a package that is not installed: {error}") from error
+    except Exception as error:
+        # Its own constructor failed, with whatever its authors raise.
+        raise EnvironmentUnknown(f"environment {env_id!r} cannot be made: {type(error).__name__}: {error}") from error
+    assert made.spec is not None
+    if made.spec.max_episode_steps is None:
+        return gymnasium.wrappers.TimeLimit(made, _DEFAULT_MAX_EPISODE_STEPS)
+    return made
 
 
 def _flat_box(space: Any, name: str) -> int:

@@ -345,13 +345,21 @@ class TestAdmission:
         writer.append(make_trajectory(0, steps=10), want_steps=0)
         assert (state.read().env_steps, state.read().leased_steps) == (10, 0)
 
-    def test_an_actor_that_asks_now_and_then_keeps_its_lease(
-        self, writer: TrajectoryWriter, redis_client: RedisClient, keys: Keys
+    @pytest.mark.parametrize("sign_of_life", ["none", "request", "append", "duplicate"])
+    def test_an_actor_keeps_its_lease_as_long_as_it_is_heard_of(
+        self,
+        writer: TrajectoryWriter,
+        redis_client: RedisClient,
+        keys: Keys,
+        make_trajectory: MakeTrajectory,
+        sign_of_life: str,
     ) -> None:
-        writer.request(10)
+        writer.append(make_trajectory(0), want_steps=10)
         redis_client.hset(keys.actor(0), "last_seen_ms", 0)
-        writer.request(0)
+        if sign_of_life == "request":
+            writer.request(10)
+        elif sign_of_life != "none":
+            writer.append(make_trajectory(1 if sign_of_life == "append" else 0), want_steps=10)
         release = redis_client.register_script(scripts.source("release"))
-        assert release(keys=[keys.run, keys.actor(0)], args=[3_600_000]) == 0
-        redis_client.hset(keys.actor(0), "last_seen_ms", 0)
-        assert release(keys=[keys.run, keys.actor(0)], args=[3_600_000]) == 10
+        given_back = release(keys=[keys.run, keys.actor(0)], args=[3_600_000])
+        assert given_back == (10 if sign_of_life == "none" else 0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from replay_service import redis_server
 from replay_service.config import RunConfig
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.errors import RedisUnavailable
@@ -225,6 +226,14 @@ class TestFailingStart:
         assert program is not None
         with pytest.raises(RedisUnavailable, match=r"false did not start: it wrote no log"):
             EmbeddedRedis.start(tmp_path, server=Path(program), max_memory_mb=64)
+
+    def test_a_program_that_never_answers_is_given_up(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(redis_server, "_START_TIMEOUT_S", 0.1)
+        program = tmp_path / "redis-server"
+        program.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+        program.chmod(0o755)
+        with pytest.raises(RedisUnavailable, match="did not start"):
+            EmbeddedRedis.start(tmp_path, server=program, max_memory_mb=64)
 
     def test_a_file_that_is_no_program_is_named(self, tmp_path: Path) -> None:
         program = tmp_path / "redis-server"

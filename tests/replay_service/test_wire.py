@@ -271,7 +271,6 @@ def test_a_foreign_envelope_is_refused_with_the_reason(envelope: dict[str, Any],
         ["<f4", [-1], b"\0\0\0\0"],
         ["<f4", [-1, -1], b"\0\0\0\0"],
         ["<f4", [0, 2**62], b""],
-        ["<f4", [1, 1, 1, 1, 1], b"\0\0\0\0"],
         ["<f4", [1.0], b"\0\0\0\0"],
         ["<f4", [True], b"\0\0\0\0"],
         ["<f4", [1], b"\0\0\0"],
@@ -286,6 +285,34 @@ def test_a_foreign_envelope_is_refused_with_the_reason(envelope: dict[str, Any],
 def test_an_array_that_is_not_what_it_claims_is_refused(rewards: list[Any]) -> None:
     body = replace_at(body_of(GOLDEN_TRAJECTORY), [5], rewards)
     assert_refuses(wire.decode_trajectory, seal("trajectory", body))
+
+
+def test_an_array_of_more_dimensions_than_any_message_has_is_refused() -> None:
+    body = replace_at(body_of(GOLDEN_TRAJECTORY), [3], ["<f4", [1] * 5, b"\0\0\0\0"])
+    assert_refuses(wire.decode_trajectory, seal("trajectory", body))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ([0, 0], -2),
+        ([0, 1], 1.0),
+        ([0, 2], 3),
+        ([0, 2], [1] * 64),
+        ([1, 0], True),
+        ([1, 0], "1"),
+        ([1, 3], 1),
+        ([1, 3], float("nan")),
+        ([1, 3], float("inf")),
+        ([2], []),
+        ([2, 0, 2], np.array([np.nan, 0], dtype="<f4").tobytes()),
+        ([4, 1], [1, 1]),
+    ],
+    ids=str,
+)
+def test_policy_weights_with_a_part_that_cannot_be_are_refused(path: list[int], value: Any) -> None:
+    body = replace_at(body_of(GOLDEN_POLICY), path, value)
+    assert_refuses(wire.decode_policy_weights, seal("policy_weights", body))
 
 
 def test_a_huge_claimed_shape_costs_no_memory() -> None:

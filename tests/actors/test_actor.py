@@ -1,0 +1,272 @@
+"""Actor processes, started as the launcher starts them, against a real Redis with a published policy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from actors.__main__ import parse_indices
+from actors.actor import actor_generator
+from replay_service.config import RunConfig
+from replay_service.connection import RedisEndpoint
+from replay_service.errors import ConfigError
+from replay_service.experience import ExperienceSpec, Trajectory
+from replay_service.keys import Keys
+from replay_service.policy_weights import PolicyWeights
+from replay_service.redis_client import RedisClient
+from replay_service.reports import ActorLedger, Reports
+from replay_service.run_state import Phase, RunStateStore
+from replay_service.trajectory_stream import StreamEntry, TrajectoryReader, TrajectoryWriter
+from replay_service.weights_channel import WeightsChannel
+
+MakePolicyWeights = Callable[..., PolicyWeights]
+WaitUntil = Callable[[Callable[[], bool], str], None]
+
+
+class ActorPoolProcess:
+    """`python -m actors actor`, with its output in a file."""
+
+    def __init__(self, config: Path, endpoint: RedisEndpoint, *, indices: str, log: Path) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "actors", "actor", "--config", str(config), "--indices", indices],
+                env={**os.environ, **endpoint.environment()},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    @property
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=60)
+
+    def terminate(self) -> int:
+        self.process.terminate()
+        return self.wait()
+
+
+StartActors = Callable[..., ActorPoolProcess]
+
+
+@pytest.fixture
+def start_actors(run_config: RunConfig, redis_endpoint: RedisEndpoint, tmp_path: Path) -> Iterator[StartActors]:
+    """Start actor processes of the run; none outlives the test."""
+    started: list[ActorPoolProcess] = []
+
+    def start(indices: str = "0", *, run: RunConfig = run_config, **actor: Any) -> ActorPoolProcess:
+        config = tmp_path / "run.toml"
+        config.write_bytes(tomli_w.dumps({**asdict(run), "actor": actor}).encode())
+        log = tmp_path / f"actors-{len(started)}.log"
+        started.append(ActorPoolProcess(config, redis_endpoint, indices=indices, log=log))
+        return started[-1]
+
+    yield start
+    for pool in started:
+        pool.process.kill()
+        pool.process.wait()
+
+
+@pytest.fixture
+def channel(redis_client: RedisClient, keys: Keys) -> WeightsChannel:
+    return WeightsChannel(redis_client, keys)
+
+
+@pytest.fixture
+def ledgers(redis_client: RedisClient, keys: Keys) -> Callable[[], list[ActorLedger]]:
+    return Reports(redis_client, keys).actors
+
+
+@pytest.fixture
+def trajectories(redis_client: RedisClient, keys: Keys, spec: ExperienceSpec) -> Callable[[], list[Trajectory]]:
+    """All that the stream retains; every entry must be valid."""
+
+    def read() -> list[Trajectory]:
+        entries = list(TrajectoryReader(redis_client, keys.online, spec).read(count=1_000))
+        return [entry.trajectory for entry in entries if isinstance(entry, StreamEntry) or pytest.fail(entry.reason)]
+
+    return read
+
+
+def test_an_actor_waits_for_the_phase_acts_within_the_limiter_follows_the_policy_and_leaves_in_order(
+    start_actors: StartActors, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient, keys: Keys,
+    make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]],
+    trajectories: Callable[[], list[Trajectory]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    pool = start_actors()
+    wait_until(lambda: [a.epoch for a in ledgers()] == [1], "the actor to register")
+    seen = ledgers()[0].last_seen_ms
+    wait_until(lambda: ledgers()[0].last_seen_ms > seen, "the actor to ask again")
+    assert state.read().env_steps == state.read().leased_steps == 0  # it asks, and is not admitted before the phase
+
+    channel.publish(make_policy_weights(1), enter=Phase.ONLINE)
+    wait_until(lambda: state.read().env_steps == 60, "initial_env_steps + max_env_steps_ahead")
+    seen = ledgers()[0].last_seen_ms
+    wait_until(lambda: ledgers()[0].last_seen_ms > seen, "the actor to ask again")
+    assert state.read().env_steps == 60  # the limiter's band is full
+
+    channel.publish(make_policy_weights(2))
+    redis_client.hset(keys.run, "online_grad_steps", 20)
+    wait_until(lambda: state.read().env_steps == 80, "the steps that twenty gradient steps allow")
+
+    with urllib.request.urlopen(f"http://{state.endpoints()['actor-0']}/metrics", timeout=10) as reply:
+        metrics = reply.read().decode().splitlines()
+    assert 'awac_actor_env_steps_total{actor="0"} 80.0' in metrics
+    assert 'awac_actor_policy_version{actor="0"} 2.0' in metrics
+    assert 'awac_actor_episodes_total{actor="0"} 4.0' in metrics
+
+    assert pool.terminate() == 0, pool.output
+    assert state.endpoints() == {}
+    assert (ledgers()[0].lease, state.read().leased_steps) == (0, 0)
+    found = trajectories()
+    assert [t.num_steps for t in found] == [10] * 8
+    assert [t.origin.sequence for t in found] == list(range(8))
+    assert [t.origin.policy_version for t in found] == [1] * 6 + [2] * 2
+    assert [t.truncated for t in found] == [False, True] * 4
+
+
+def test_a_stop_in_the_middle_gives_back_the_rest_of_the_lease(
+    start_actors: StartActors, online_state: RunStateStore, run_config: RunConfig, channel: WeightsChannel,
+    make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]],
+    trajectories: Callable[[], list[Trajectory]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    # One message of a hundred thousand steps: an actor that is stopped is inside of it, and cuts it short.
+    shape = replace(run_config.environment, max_episode_steps=100_000)
+    run = replace(run_config, environment=shape, rollout_length=100_000, num_env_steps=10**6,
+                  max_env_steps_ahead=200_000)  # fmt: skip
+    redis_fingerprint_of(online_state, run)
+    online_state.initialise(run)
+    channel.publish(make_policy_weights(1))
+    pool = start_actors(run=run)
+    wait_until(lambda: online_state.read().leased_steps == 100_000, "the actor to be admitted")
+    assert pool.terminate() == 0, pool.output
+    final = online_state.read()
+    assert final.leased_steps == ledgers()[0].lease == 0
+    assert final.env_steps == ledgers()[0].stored_steps < 100_000
+
+
+def redis_fingerprint_of(store: RunStateStore, run: RunConfig) -> None:
+    """Make the run in Redis one with `run`'s spec; it has no data yet."""
+    store._client.hset(store._keys.run, "spec_fingerprint", run.spec.fingerprint)
+
+
+def test_a_killed_actor_is_replaced_and_counted_and_the_others_go_on(
+    start_actors: StartActors, online_state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    keys: Keys, make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]],
+    wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    channel.publish(make_policy_weights(1))
+    pool = start_actors("3-4")
+    wait_until(lambda: [(a.actor_id, a.epoch) for a in ledgers()] == [(3, 1), (4, 1)], "both to register")
+    os.kill(pool.children[0], signal.SIGKILL)
+    wait_until(lambda: sum(a.restarts for a in ledgers()) == 1, "the actor to be replaced")
+    assert sorted(a.epoch for a in ledgers()) == [1, 2]
+    assert online_state.read().actor_restarts == 1
+    assert len(pool.children) == 2
+    redis_client.hset(keys.run, "online_grad_steps", 200)
+    wait_until(lambda: online_state.read().env_steps == 200, "the budget")
+    assert pool.terminate() == 0, pool.output
+    assert online_state.read().leased_steps == 0
+
+
+def test_a_pool_gives_up_when_its_restarts_are_spent(
+    start_actors: StartActors, online_state: RunStateStore, ledgers: Callable[[], list[ActorLedger]],
+    wait_until: WaitUntil, process_is_running: Callable[[int], bool],
+) -> None:  # fmt: skip
+    pool = start_actors("0-1", max_restarts=0)
+    wait_until(lambda: len(ledgers()) == 2, "both to register")
+    children = pool.children
+    os.kill(children[0], signal.SIGKILL)
+    assert pool.wait() == 1
+    assert "ended with code -9: 0 restarts within 600 s are spent, giving up" in pool.output
+    assert not any(process_is_running(child) for child in children)
+
+
+def test_a_registration_that_redis_lost_is_made_again(
+    start_actors: StartActors, online_state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    keys: Keys, make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]],
+    wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    redis_client.hset(keys.actor(0), "epoch", 5)
+    pool = start_actors()
+    wait_until(lambda: [a.epoch for a in ledgers()] == [6], "the actor to register")
+    redis_client.hset(keys.actor(0), "epoch", 5)
+    wait_until(lambda: ledgers()[0].epoch == 6, "the actor to register again")
+    channel.publish(make_policy_weights(1))
+    wait_until(lambda: online_state.read().env_steps == 60, "steps")
+    assert pool.terminate() == 0, pool.output
+    assert online_state.read().actor_restarts == 0
+
+
+class TestRefusals:
+    """Exit code 2, one line that says why, no traceback, and no replacement that would fail the same way."""
+
+    def assert_refused(self, pool: ActorPoolProcess, reason: str) -> None:
+        assert pool.wait() == 2
+        assert reason in pool.output
+        assert "Traceback" not in pool.output
+
+    def test_this_machines_environment_is_not_the_runs(
+        self, start_actors: StartActors, online_state: RunStateStore, run_config: RunConfig
+    ) -> None:
+        run = replace(run_config, environment=replace(run_config.environment, observation_dim=4))
+        self.assert_refused(start_actors("0-1", run=run), "observation_dim=3, action_dim=1, max_episode_steps=20) from")
+
+    def test_the_run_in_redis_is_another(
+        self, start_actors: StartActors, online_state: RunStateStore, run_config: RunConfig
+    ) -> None:
+        run = replace(run_config, environment=replace(run_config.environment, max_episode_steps=30))
+        reason = f"actor 0: expected spec {run_config.spec.fingerprint}, which run {run.run_id!r} has"
+        self.assert_refused(start_actors(run=run), reason)
+
+    def test_another_incarnation_takes_over(
+        self, start_actors: StartActors, online_state: RunStateStore, redis_client: RedisClient, keys: Keys,
+        spec: ExperienceSpec, ledgers: Callable[[], list[ActorLedger]], wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        pool = start_actors()
+        wait_until(lambda: [a.epoch for a in ledgers()] == [1], "the actor to register")
+        TrajectoryWriter(redis_client, keys, spec, actor_id=0).register()
+        self.assert_refused(pool, "actor 0: epoch 1 has been replaced by epoch 2; this process must end")
+
+    def test_there_is_no_such_environment(
+        self, start_actors: StartActors, online_state: RunStateStore, run_config: RunConfig
+    ) -> None:
+        run = replace(run_config, env="Pendulm-v1")
+        self.assert_refused(start_actors(run=run), "Did you mean 'Pendulum-v1'?")
+
+
+class TestParseIndices:
+    @pytest.mark.parametrize(("text", "expected"), [("3", (3,)), ("0-2", (0, 1, 2)), ("5-5", (5,))])
+    def test_reads_an_index_or_a_range(self, text: str, expected: tuple[int, ...]) -> None:
+        assert parse_indices(text) == expected
+
+    @pytest.mark.parametrize("text", ["", "x", "-1", "2-1", "1-", "1-2-3", "0,1"])
+    def test_refuses_anything_else(self, text: str) -> None:
+        with pytest.raises(ConfigError, match=r"--indices: expected an index like 3 or a range like 0-7"):
+            parse_indices(text)
+
+
+def test_each_seed_actor_and_epoch_has_a_generator_of_its_own() -> None:
+    drawn = {
+        actor_generator(seed, actor, epoch).bytes(16) for seed in (0, 1) for actor in (0, 1, 2) for epoch in (1, 2)
+    }
+    assert len(drawn) == 12
+    np.testing.assert_array_equal(actor_generator(1, 2, 3).random(5), actor_generator(1, 2, 3).random(5))

@@ -1,0 +1,211 @@
+"""The evaluator against a real Redis: every request once, in order, over restarts and damage."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from actors.config import EvaluatorConfig
+from actors.environment import make_environment
+from actors.evaluation import evaluate
+from actors.evaluator import Evaluator
+from actors.policy import NumpyPolicy
+from replay_service.config import RunConfig
+from replay_service.connection import RedisEndpoint
+from replay_service.errors import SpecMismatch
+from replay_service.keys import Keys
+from replay_service.policy_weights import PolicyWeights
+from replay_service.process import StopSignal
+from replay_service.redis_client import RedisClient
+from replay_service.reports import Evaluation, Reports
+from replay_service.run_state import RunStateStore
+from replay_service.weights_channel import WeightsChannel
+
+MakePolicyWeights = Callable[..., PolicyWeights]
+WaitUntil = Callable[[Callable[[], bool], str], None]
+
+CONFIG = EvaluatorConfig(episodes=3, seed=500)
+
+
+class RunningEvaluator:
+    """An evaluator in a thread, with a stop signal of its own."""
+
+    def __init__(self, run: RunConfig, config: EvaluatorConfig, endpoint: RedisEndpoint) -> None:
+        self.stop_signal = StopSignal()
+        self._evaluator = Evaluator(run, config, endpoint, stop=self.stop_signal)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._evaluator.run()
+        except Exception as error:
+            self._error = error
+
+    def join(self) -> None:
+        """Wait for its end; raises what it raised."""
+        self._thread.join(60.0)
+        assert not self._thread.is_alive(), "the evaluator did not end"
+        self._evaluator._state._client.close()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        self.stop_signal.set()
+        self.join()
+
+
+StartEvaluator = Callable[..., RunningEvaluator]
+
+
+@pytest.fixture
+def start_evaluator(
+    run_config: RunConfig, redis_endpoint: RedisEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[StartEvaluator]:
+    """Start evaluators of the run; none outlives the test."""
+    started: list[RunningEvaluator] = []
+
+    def start(run: RunConfig = run_config, config: EvaluatorConfig = CONFIG) -> RunningEvaluator:
+        started.append(RunningEvaluator(run, config, redis_endpoint))
+        return started[-1]
+
+    monkeypatch.setattr("actors.evaluator._BLOCK_MS", 20)  # it looks for a stop between two waits
+    yield start
+    for evaluator in started:
+        evaluator.stop_signal.set()
+        evaluator._thread.join(60.0)
+
+
+@pytest.fixture
+def channel(redis_client: RedisClient, keys: Keys) -> WeightsChannel:
+    return WeightsChannel(redis_client, keys)
+
+
+@pytest.fixture
+def evaluations(redis_client: RedisClient, keys: Keys) -> Callable[[], list[Evaluation]]:
+    """All results, oldest first."""
+    reports = Reports(redis_client, keys)
+    return lambda: [evaluation for _, evaluation in reports.evaluations()]
+
+
+def test_judges_every_request_in_order_with_the_mean_action_on_the_fixed_seeds(
+    start_evaluator: StartEvaluator, state: RunStateStore, run_config: RunConfig, channel: WeightsChannel,
+    make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    policies = {version: make_policy_weights(version, env_steps=100 * version) for version in (0, 1, 5)}
+    channel.request_evaluation(policies[0])
+    channel.publish(make_policy_weights(3))  # nobody asks for this one
+    channel.publish(policies[5], for_evaluation=True)
+    evaluator = start_evaluator()
+    wait_until(lambda: len(evaluations()) == 2, "two results")
+    channel.request_evaluation(policies[1])
+    wait_until(lambda: len(evaluations()) == 3, "a request that came later")
+
+    address = state.endpoints()["evaluator"]
+    wait_until(lambda: "awac_evaluations_total 3.0" in scrape(address), "the metrics")
+    assert "awac_evaluation_policy_version 1.0" in scrape(address)
+    evaluator.stop()
+    assert state.endpoints() == {}
+    assert state.read().evaluations_requested == state.read().evaluations_done == 3
+
+    environment = make_environment("Pendulum-v1", max_episode_steps=20)
+    found = evaluations()
+    assert [e.policy_version for e in found] == [0, 5, 1]
+    for result in found:
+        score = evaluate(environment, NumpyPolicy(policies[result.policy_version]), episodes=3, first_seed=500)
+        assert score is not None
+        assert (result.episode_return, result.episode_length) == (score.episode_return, 20.0)
+        assert (result.success_any, result.success_final, result.success_fraction) == (None, None, None)
+        assert (result.env_steps, result.grad_steps) == (100 * result.policy_version, 10 * result.policy_version)
+        assert result.episodes == 3
+    environment.close()
+
+
+def scrape(address: str) -> list[str]:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+        return list(reply.read().decode().splitlines())
+
+
+def test_a_restarted_one_goes_on_behind_the_last_result(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel,
+    make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    for version in (1, 2):
+        channel.publish(make_policy_weights(version), for_evaluation=True)
+    first = start_evaluator()
+    wait_until(lambda: len(evaluations()) == 2, "two results")
+    first.stop()
+    channel.publish(make_policy_weights(3), for_evaluation=True)
+    start_evaluator()
+    wait_until(lambda: len(evaluations()) == 3, "the third result")
+    assert [e.policy_version for e in evaluations()] == [1, 2, 3]
+
+
+def test_a_stop_in_the_middle_leaves_the_request_to_the_next_one(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel,
+    make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    channel.publish(make_policy_weights(1), for_evaluation=True)
+    endless = start_evaluator(config=replace(CONFIG, episodes=10**9))
+    wait_until(lambda: "evaluator" in state.endpoints(), "the evaluator to be up")
+    endless.stop()
+    assert evaluations() == []
+    start_evaluator()
+    wait_until(lambda: len(evaluations()) == 1, "the result")
+    assert state.read().evaluations_done == 1
+
+
+def test_a_damaged_request_is_skipped_and_counted_so_that_nobody_waits_for_it(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
+    wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    redis_client.xadd(keys.evaluation_requests, {"m": b"\x93junk"})
+    redis_client.xadd(keys.evaluation_requests, {"nothing": "here"})
+    redis_client.hincrby(keys.run, "evaluations_requested", 2)
+    channel.publish(make_policy_weights(4), for_evaluation=True)
+    start_evaluator()
+    wait_until(lambda: len(evaluations()) == 1, "the sound request")
+    assert evaluations()[0].policy_version == 4
+    assert state.read().evaluations_requested == state.read().evaluations_done == 3
+
+
+def test_another_environment_is_refused(start_evaluator: StartEvaluator, run_config: RunConfig) -> None:
+    run = replace(run_config, environment=replace(run_config.environment, observation_dim=5))
+    with pytest.raises(SpecMismatch, match=r"observation_dim=5.*got .*observation_dim=3"):
+        start_evaluator(run).join()
+
+
+def test_the_process_ends_on_sigterm_with_code_0(
+    state: RunStateStore, run_config: RunConfig, redis_endpoint: RedisEndpoint, channel: WeightsChannel,
+    make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    config = tmp_path / "run.toml"
+    config.write_bytes(tomli_w.dumps({**asdict(run_config), "evaluator": {"episodes": 2}}).encode())
+    channel.publish(make_policy_weights(1), for_evaluation=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actors", "evaluator", "--config", str(config)],
+        env={**os.environ, **redis_endpoint.environment()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_until(lambda: [e.episodes for e in evaluations()] == [2], "a result")
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert state.endpoints() == {}
