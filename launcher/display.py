@@ -116,7 +116,9 @@ def dashboard(snapshot: Snapshot, rates: Rates, title: str, notice: str) -> Rend
     facts.add_row("actors", _describe_actors(snapshot))
     if notice:
         facts.add_row("notice", Text(notice, style="yellow"))
-    parts: list[RenderableType] = [Text(title, style="bold"), ProgressBar(total=1.0, completed=share, width=78), facts]
+    bar = Table.grid()  # a bar alone ends without a line feed
+    bar.add_row(ProgressBar(total=1.0, completed=share, width=78))
+    parts: list[RenderableType] = [Text(title, style="bold"), bar, facts]
     if snapshot.evaluations:
         parts.append(evaluation_table(snapshot.evaluations[-_EVALUATION_ROWS:]))
     if state.phase is Phase.ONLINE:

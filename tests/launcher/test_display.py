@@ -59,6 +59,13 @@ def test_the_live_screen_fits_80_columns_and_24_rows_in_every_phase(phase: Phase
     assert max(len(line) for line in lines) <= 80
 
 
+def test_every_fact_begins_a_line_of_its_own() -> None:
+    lines = render(snapshot()).splitlines()
+    for name in ("phase", "rates", "utd ratio", "replay", "policy", "actors"):
+        assert any(line.startswith(name) for line in lines), name
+    assert any("42,000 of 1,000,000 env steps" in line for line in lines)
+
+
 def test_the_live_screen_folds_many_actors_and_says_so() -> None:
     text = render(snapshot(actors=32))
     assert "and 26 more actors" in text

@@ -148,7 +148,7 @@ sys.stdin.readline()
             assert process.stdout.readline() == "asked True\n"
             assert process.poll() is None
             process.send_signal(number)
-            assert process.wait() == 128 + number
+            assert process.wait(timeout=60) == 128 + number
 
     def test_a_process_that_was_asked_can_end_in_order(self) -> None:
         with python(self.PROGRAM) as process:
@@ -159,7 +159,7 @@ sys.stdin.readline()
             process.stdout.readline()
             process.stdin.write("\n")
             process.stdin.flush()
-            assert process.wait() == 0
+            assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own mechanism is Linux's; reads /proc")
@@ -191,7 +191,7 @@ time.sleep(60)
     def test_a_parent_that_died_before_the_call_is_noticed(self) -> None:
         somebody_else = "1"
         with python(self.CHILD.format(call="die_with_launcher"), **{PARENT_VARIABLE: somebody_else}) as orphan:
-            assert orphan.wait() == 1
+            assert orphan.wait(timeout=60) == 1
 
     def test_a_role_that_was_started_by_hand_lives_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(PARENT_VARIABLE, raising=False)
