@@ -132,14 +132,21 @@ class Run:
                 restart_window_s=self._config.launcher.restart_window_s,
                 on_restart=self._count_restart,
             )
+            in_order = True
             try:
                 if self._config.launcher.device != "cpu":
                     programs = make_program(self._config, self._directory, gpu=placement.has_gpu())
                 self._start(supervisor, programs, display)
                 status = self._watch(supervisor, display)
+            except KeyboardInterrupt:
+                in_order = False  # the second Ctrl-C: every role dies with Ray's workers, the run can be resumed
+                raise
             finally:
-                self._stop(supervisor, status, display)
-                placement.shutdown()
+                try:
+                    if in_order:
+                        self._stop(supervisor, status, display)
+                finally:
+                    placement.shutdown()
         return status
 
     def summary_lines(self, status: str) -> None:

@@ -31,14 +31,14 @@ class Episode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawEpisode:
-    """An episode as a file stores it: any numeric type, not yet checked."""
+    """An episode as a file stores it: numbers of any type, as wide as the environment's; lengths and values unchecked."""
 
     observations: AnyArray
     """(T+1, O), the final observation included."""
     actions: AnyArray
     """(T, A)."""
     rewards: AnyArray | None
-    """(T,), or None when the format stores none."""
+    """(T,), or None when the file stores none."""
     terminated: bool
     truncated: bool
 

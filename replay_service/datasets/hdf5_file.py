@@ -1,7 +1,8 @@
 """Minari and D4RL datasets: both are HDF5, told apart by their groups.
 
 Minari: a group `episode_<i>` an episode, observations with the final one included. D4RL: flat arrays, cut at `timeouts`
-or `terminals`; the final observation of an episode is not stored, so its last step is dropped.
+or `terminals`; the final observation of an episode is not stored, so its last step is dropped, and with it the step
+that a terminal would have marked.
 """
 
 from __future__ import annotations
@@ -12,77 +13,89 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
+from replay_service.datasets.claims import Claims
 from replay_service.datasets.episode import AnyArray, RawEpisode
 from replay_service.errors import DatasetError
 
-MAX_BYTES = 16 * 2**30
-"""Largest array that is read from a file."""
+BoolArray = npt.NDArray[np.bool_]
 
 _EPISODE_GROUP = re.compile(r"episode_(\d+)\Z")
 _D4RL_ARRAYS = ("observations", "actions", "rewards")
 
 
-def read_hdf5(path: Path) -> Iterator[RawEpisode]:
+def read_hdf5(path: Path, claims: Claims) -> Iterator[RawEpisode]:
     """Yield the episodes of a Minari or D4RL file.
 
     Raises:
-        DatasetError: the file is damaged, or has neither layout.
+        DatasetError: the file is damaged, has neither layout, or its arrays do not fit the environment or each other.
     """
     try:
         with h5py.File(path, "r") as file:
-            groups = sorted((int(found[1]), name) for name in file if (found := _EPISODE_GROUP.match(name)))
+            names = [name for name in file if isinstance(name, str)]  # a damaged name comes as bytes
+            groups = sorted((int(found[1]), name) for name in names if (found := _EPISODE_GROUP.match(name)))
             if groups:
-                for _index, name in groups:
-                    yield _minari_episode(file[name], f"{path}: {name}")
-            elif all(name in file for name in _D4RL_ARRAYS):
-                yield from _d4rl_episodes(file, str(path))
+                for index, (_number, name) in enumerate(groups):
+                    yield _minari_episode(file[name], claims, index)
+            elif all(name in names for name in _D4RL_ARRAYS):
+                yield from _d4rl_episodes(file, claims)
             else:
                 raise DatasetError(
-                    f"{path}: expected Minari's groups episode_0, episode_1, ... or D4RL's arrays "
-                    f"{', '.join(_D4RL_ARRAYS)}, got {', '.join(sorted(file)[:8]) or 'an empty file'}"
+                    f"{claims.source}: expected Minari's groups episode_0, episode_1, ... or D4RL's arrays "
+                    f"{', '.join(_D4RL_ARRAYS)}, got {', '.join(sorted(names)[:8]) or 'an empty file'}"
                 )
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DatasetError(f"{path} is damaged or not HDF5: {error}") from error
+    except (DatasetError, MemoryError):
+        raise
+    except Exception as error:  # h5py raises a dozen types for damaged bytes
+        raise DatasetError(f"{claims.source}: {path.name} is damaged or not HDF5: {error}") from error
 
 
-def _minari_episode(group: h5py.Group, where: str) -> RawEpisode:
-    observations, actions = _read(group, "observations", where), _read(group, "actions", where)
-    rewards = _read(group, "rewards", where)
-    terminations, truncations = _read(group, "terminations", where), _read(group, "truncations", where)
-    ends = bool(terminations[-1]) if len(terminations) else False
-    return RawEpisode(observations, actions, rewards, ends, bool(truncations[-1]) if len(truncations) else False)
+def _minari_episode(group: h5py.Group, claims: Claims, index: int) -> RawEpisode:
+    if not isinstance(group, h5py.Group):
+        raise DatasetError(f"{claims.place(index)}: expected a group, got an array")
+    observations = _read(group, "observations", claims, index)
+    actions = _read(group, "actions", claims, index)
+    rewards = _read(group, "rewards", claims, index)
+    steps = len(actions)
+    terminations = _read_flags(group, "terminations", steps, claims, index)
+    truncations = _read_flags(group, "truncations", steps, claims, index)
+    return RawEpisode(observations, actions, rewards, bool(terminations[-1:].any()), bool(truncations[-1:].any()))
 
 
-def _d4rl_episodes(file: h5py.File, where: str) -> Iterator[RawEpisode]:
-    observations, actions, rewards = (_read(file, name, where) for name in _D4RL_ARRAYS)
+def _d4rl_episodes(file: h5py.File, claims: Claims) -> Iterator[RawEpisode]:
+    observations, actions, rewards = (_read(file, name, claims) for name in _D4RL_ARRAYS)
     count = len(observations)
-    terminals = _read(file, "terminals", where) if "terminals" in file else np.zeros(count, dtype=bool)
-    timeouts = _read(file, "timeouts", where) if "timeouts" in file else np.zeros(count, dtype=bool)
-    lengths = {"actions": len(actions), "rewards": len(rewards), "terminals": len(terminals), "timeouts": len(timeouts)}
-    wrong = {name: length for name, length in lengths.items() if length != count}
-    if wrong:
-        raise DatasetError(f"{where}: expected {count} rows in every array as in observations, got {wrong}")
-    ends = np.flatnonzero(terminals.astype(bool) | timeouts.astype(bool))
+    for name, array in (("actions", actions), ("rewards", rewards)):
+        if array.shape[:1] != (count,):
+            raise DatasetError(
+                f"{claims.source}: {name}: expected {count} rows as in observations, got shape {array.shape}"
+            )
+    terminals, timeouts = (
+        _read_flags(file, name, count, claims) if name in file else np.zeros(count, dtype=np.bool_)
+        for name in ("terminals", "timeouts")
+    )
     first = 0
-    for last in [*ends.tolist(), count - 1]:
+    for last in [*np.flatnonzero(terminals | timeouts).tolist(), count - 1]:
         # A row without its successor has no final observation: it only serves as the last observation itself.
         if last > first:
-            yield RawEpisode(
-                observations[first : last + 1], actions[first:last], rewards[first:last], False, bool(timeouts[last])
-            )
+            kept = slice(first, last)
+            cut = bool(timeouts[last])
+            yield RawEpisode(observations[first : last + 1], actions[kept], rewards[kept], False, cut)
         first = last + 1
 
 
-def _read(group: h5py.Group, name: str, where: str) -> AnyArray:
+def _read(group: h5py.Group, name: str, claims: Claims, episode: int | None = None) -> AnyArray:
     item = group.get(name)
     if not isinstance(item, h5py.Dataset):
-        found = "a group" if isinstance(item, h5py.Group) else "nothing"
-        raise DatasetError(
-            f"{where}: expected an array {name!r}, got {found} (dictionary observations are not supported)"
-        )
-    if item.dtype.kind not in "fiub":
-        raise DatasetError(f"{where}: {name}: expected numbers, got {item.dtype}")
-    if item.nbytes > MAX_BYTES:
-        raise DatasetError(f"{where}: {name} claims {item.nbytes} bytes, the limit is {MAX_BYTES}")
+        found = "a group (dictionary observations are not supported)" if isinstance(item, h5py.Group) else "nothing"
+        raise DatasetError(f"{claims.place(episode)}: expected an array {name!r}, got {found}")
+    claims.admit(name, item.shape or (), item.dtype, episode=episode)
     return np.asarray(item)
+
+
+def _read_flags(group: h5py.Group, name: str, count: int, claims: Claims, episode: int | None = None) -> BoolArray:
+    flags = _read(group, name, claims, episode)
+    if flags.shape != (count,):
+        raise DatasetError(f"{claims.place(episode)}: {name}: expected shape ({count},), got {flags.shape}")
+    return flags.astype(np.bool_)

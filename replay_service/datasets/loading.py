@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from replay_service.datasets.claims import MAX_BYTES, Claims
 from replay_service.datasets.episode import AnyArray, Episode, OfflineDataset, RawEpisode
 from replay_service.datasets.hdf5_file import read_hdf5
 from replay_service.datasets.npz_file import read_npz
@@ -40,26 +41,43 @@ def load_dataset(sources: Sequence[str], *, spec: ExperienceSpec) -> OfflineData
     """
     task = find_task(spec.env)
     episodes: list[Episode] = []
+    bytes_left = MAX_BYTES
     for source in sources:
+        path = _locate(source)
+        claims = Claims(source, path, spec, bytes_left=bytes_left)
         before = len(episodes)
-        for index, raw in enumerate(_read(_locate(source), source)):
-            episodes.append(_check(raw, spec, task, f"{source}, episode {index}"))
+        try:
+            for index, raw in enumerate(_read(path, claims)):
+                episodes.append(_check(raw, task, claims.place(index)))
+        except MemoryError as error:
+            raise DatasetError(f"{source}: expected a dataset that fits into this machine's memory") from error
         if len(episodes) == before:
             raise DatasetError(f"{source}: expected at least one episode, got none")
+        bytes_left -= claims.claimed_bytes
     return OfflineDataset(tuple(episodes), tuple(sources))
 
 
 def _locate(source: str) -> Path:
+    try:
+        return _find(source)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory for a leading ~
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f"{source[:200]}: cannot be looked for: {reason}; expected {_FORMATS}") from error
+
+
+def _find(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         for candidate in (path / _MINARI_FILE, path / _MINARI_FILE.name):
             if candidate.is_file():
                 return candidate
         raise DatasetError(f"{source}: expected a Minari dataset with {_MINARI_FILE} in it, found no such file there")
-    if path.exists():
+    if path.is_file():
         return path
+    if path.exists():
+        raise DatasetError(f"{source}: expected a file or a Minari directory, got a device, pipe or socket")
     if _MINARI_ID.match(source):
-        root = Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
+        root = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
         candidate = root / source / _MINARI_FILE
         if candidate.is_file():
             return candidate
@@ -70,24 +88,24 @@ def _locate(source: str) -> Path:
     raise DatasetError(f"{source}: no such file or directory; expected {_FORMATS}")
 
 
-def _read(path: Path, source: str) -> Iterator[RawEpisode]:
+def _read(path: Path, claims: Claims) -> Iterator[RawEpisode]:
     try:
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
-        raise DatasetError(f"{source}: cannot be read: {error.strerror}") from error
+        raise DatasetError(f"{claims.source}: cannot be read: {error.strerror}") from error
     if head == b"\x89HDF\r\n\x1a\n":
-        return read_hdf5(path)
+        return read_hdf5(path, claims)
     if head.startswith(b"PK\x03\x04"):
-        return read_npz(path)
+        return read_npz(path, claims)
     if head.startswith((b"\x80", NPY_MAGIC, b"(", b"]")):
-        return read_pickle(path)
-    raise DatasetError(f"{source}: unknown format (it begins with {head!r}); expected {_FORMATS}")
+        return read_pickle(path, claims)
+    raise DatasetError(f"{claims.source}: unknown format (it begins with {head!r}); expected {_FORMATS}")
 
 
-def _check(raw: RawEpisode, spec: ExperienceSpec, task: Task | None, where: str) -> Episode:
-    observations = _float32(raw.observations, "observations", spec.observation_dim, spec.env, where)
-    actions = _float32(raw.actions, "actions", spec.action_dim, spec.env, where)
+def _check(raw: RawEpisode, task: Task | None, where: str) -> Episode:
+    observations = _float32(raw.observations, "observations", where)
+    actions = _float32(raw.actions, "actions", where)
     steps = len(actions)
     if steps < 1:
         raise DatasetError(f"{where}: expected at least one step, got none")
@@ -98,22 +116,12 @@ def _check(raw: RawEpisode, spec: ExperienceSpec, task: Task | None, where: str)
         return Episode(observations, bounded, task.rewards(observations[1:]), terminated=False, truncated=True)
     if raw.rewards is None:
         raise DatasetError(f"{where}: expected rewards, got none; only the three hand tasks can recompute them")
-    rewards = np.asarray(raw.rewards, dtype=np.float32)
-    if rewards.shape != (steps,):
-        raise DatasetError(f"{where}: rewards: expected shape ({steps},), got {rewards.shape}")
-    if not np.isfinite(rewards).all():
-        raise DatasetError(f"{where}: rewards: expected finite values, got NaN or infinity")
-    return Episode(observations, actions, rewards, raw.terminated, raw.truncated)
+    if raw.rewards.shape != (steps,):
+        raise DatasetError(f"{where}: rewards: expected shape ({steps},), got {raw.rewards.shape}")
+    return Episode(observations, actions, _float32(raw.rewards, "rewards", where), raw.terminated, raw.truncated)
 
 
-def _float32(array: AnyArray, name: str, width: int, env: str, where: str) -> FloatArray:
-    if array.ndim != 2 or array.shape[1] != width:
-        raise DatasetError(
-            f"{where}: {name}: environment {env} has {width} values a step, got an array of shape {array.shape}: "
-            "is it a dataset of another environment?"
-        )
-    if array.dtype.kind not in "fiub":
-        raise DatasetError(f"{where}: {name}: expected numbers, got {array.dtype}")
+def _float32(array: AnyArray, name: str, where: str) -> FloatArray:
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(converted).all():

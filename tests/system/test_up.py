@@ -179,6 +179,19 @@ def test_down_from_another_terminal(start: Start) -> None:
     assert wait_until_gone(run.run_dir) == {}
 
 
+def test_ctrl_c_twice_ends_at_once_and_leaves_a_run_that_resumes(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "1200")
+    run.wait_until(lambda state: state.env_steps > 0)
+    for _ in range(2):
+        os.kill(run.process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    assert run.wait(30) == 130
+    assert wait_until_gone(run.run_dir) == {}
+    resumed = start("--restart-behavior", "resume")
+    assert resumed.wait() == 0, resumed.output + resumed.logs()
+    assert resumed.summary()["env_steps"] == 1200
+
+
 def test_the_launcher_killed_leaves_nothing_behind_and_a_run_that_resumes(start: Start) -> None:
     run = start(*SMALL_PEN, "--num-env-steps", "1200")
     run.wait_until(lambda state: state.env_steps > 0)
