@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -22,6 +23,11 @@ from rich.console import Console
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
 from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
+
+if TYPE_CHECKING:
+    from launcher.run_directory import RunDirectory
+    from replay_service.config import RunConfig
+    from replay_service.redis_client import RedisClient
 
 _ENVIRONMENT_PREFIX = "AWAC_"
 _FAILURE_EXIT_CODE = 1
@@ -212,6 +218,32 @@ def logs(run: Path | None = None, /, *, role: str = "", lines: int = 20) -> int:
     return 0
 
 
+@app.command
+def doctor(run: Path | None = None, /) -> int:
+    """Prove from a run's data that nothing is lost, doubled or damaged; exit code 1 when something is.
+
+    A run that is not up is examined too: its Redis is started for the time of the examination.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    """
+    from launcher.doctor import examine
+    from launcher.run_directory import find_run
+    from replay_service.config_file import load_run_config
+
+    directory = find_run(run)
+    config = load_run_config(directory.config)
+    with _redis_of(directory, config) as client:
+        findings = examine(client, config, directory.checkpoints)
+    for finding in findings:
+        print(finding)
+    bad = sum(not finding.sound for finding in findings)
+    print(f"{directory.path}: " + (f"{bad} of {len(findings)} findings are BAD" if bad else "sound"))
+    return _FAILURE_EXIT_CODE if bad else 0
+
+
 @dataset_app.command(name="demos")
 def dataset_demos(
     *,
@@ -348,6 +380,34 @@ def _snapshot_reader(directory: Any) -> Any:
     except absent:
         return None
     return reader
+
+
+@contextmanager
+def _redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient]:
+    """A client of the run's Redis; that of a run which is not up is started on its data, and stopped again."""
+    from replay_service.connection import RedisEndpoint, check, connect
+    from replay_service.redis_server import EmbeddedRedis, find_server
+
+    if not directory.connection.exists():
+        raise RunDirectoryError(f"{directory.path} has no Redis data: the run never came up")
+    endpoint = RedisEndpoint.load(directory.connection)
+    if directory.holder() is not None or config.redis_url:
+        check(endpoint)
+        client = connect(endpoint)
+        yield client
+        client.close()
+        return
+    with directory.held():
+        server = EmbeddedRedis.start(
+            directory.connection.parent,
+            server=find_server(config.replay.server_path),
+            max_memory_mb=config.replay.max_memory_mb,
+            previous=endpoint,
+        )
+        try:
+            yield connect(server.endpoint)
+        finally:
+            server.stop()
 
 
 def _log_to(path: Path) -> None:

@@ -31,7 +31,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawEpisode:
-    """An episode as a file stores it: numbers of any type, as wide as the environment's; lengths and values unchecked."""
+    """An episode as a file stores it: numbers of any type, as wide as the environment's; the rest is unchecked."""
 
     observations: AnyArray
     """(T+1, O), the final observation included."""

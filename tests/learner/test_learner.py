@@ -25,8 +25,9 @@ import torch
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
 from learner.learner import Learner
+from learner.mirror import TransitionBatch
 from learner.networks import PublicationStamp, export_policy
-from learner.update import LearnerState, make_state
+from learner.update import LearnerState, UpdateMetrics, gradient_step, make_state
 from replay_service import wire
 from replay_service.config import EnvironmentConfig, ReplayConfig, RunConfig
 from replay_service.connection import RedisEndpoint
@@ -57,6 +58,8 @@ CONFIG = LearnerConfig(
     threads=1,
 )
 EPISODE_STEPS = 20
+SEED_REWARD = -1.0
+"""Of every offline step; the online ones pay another."""
 
 WaitUntil = Callable[[Callable[[], bool], str], None]
 
@@ -91,7 +94,7 @@ def offline_data() -> OfflineDataset:
         Episode(
             observations=draw.standard_normal((EPISODE_STEPS + 1, 3), dtype=np.float32),
             actions=draw.uniform(-1, 1, (EPISODE_STEPS, 2)).astype(np.float32),
-            rewards=-np.ones(EPISODE_STEPS, dtype=np.float32),
+            rewards=np.full(EPISODE_STEPS, SEED_REWARD, dtype=np.float32),
             terminated=False,
             truncated=True,
         )
@@ -193,7 +196,7 @@ class SyntheticActor:
         return self._writer.request(self._run.rollout_length).lease_steps
 
     def append(self, steps: int, *, broken: bool = False) -> None:
-        rewards = np.full(steps, np.nan if broken else -1.0, dtype=np.float32)
+        rewards = np.full(steps, np.nan if broken else -0.5, dtype=np.float32)
         trajectory = Trajectory(
             observations=self._draw.standard_normal((steps + 1, 3), dtype=np.float32),
             actions=self._draw.uniform(-1, 1, (steps, 2)).astype(np.float32),
@@ -358,6 +361,49 @@ class TestPhases:
         finished = drive(run).until_finished(learner)
         assert finished.grad_steps == finished.online_grad_steps == run.num_env_steps
 
+    def test_a_checkpoint_comes_before_each_publication_that_begins_a_phase(
+        self, seeded_state: RunStateStore, run_config: RunConfig, start_learner: StartLearner, drive: DriveRun
+    ) -> None:
+        tape: list[tuple[object, ...]] = []
+
+        def record(learner: Learner) -> None:
+            plain_save, plain_publish = learner._store.save, learner._channel.publish
+
+            def save(state: LearnerState, progress: Progress) -> Path:
+                tape.append(("checkpoint", progress.phase, progress.grad_steps))
+                return plain_save(state, progress)
+
+            def publish(policy: PolicyWeights, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
+                if enter is not None:
+                    counters = seeded_state.read()
+                    tape.append(("publish", enter, counters.grad_steps, for_evaluation))
+                plain_publish(policy, for_evaluation=for_evaluation, enter=enter)
+
+            learner._store.save = save  # type: ignore[method-assign]
+            learner._channel.publish = publish  # type: ignore[method-assign]
+
+        drive(run_config).until_finished(start_learner(prepare=record))
+        assert tape == [
+            ("checkpoint", Phase.ONLINE, 30),
+            ("publish", Phase.ONLINE, 30, True),  # the counters in Redis, too, are there before the phase
+            ("checkpoint", Phase.FINISHED, 130),
+            ("publish", Phase.FINISHED, 130, True),
+        ]
+
+    def test_each_phase_has_its_batch_size_and_online_batches_their_offline_fraction(
+        self, seeded_state: RunStateStore, run_config: RunConfig, start_learner: StartLearner, drive: DriveRun,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        batches: list[tuple[int, int]] = []
+
+        def step(state: LearnerState, batch: TransitionBatch, config: LearnerConfig) -> UpdateMetrics:
+            batches.append((len(batch.rewards), int((batch.rewards == SEED_REWARD).sum())))
+            return gradient_step(state, batch, config)
+
+        monkeypatch.setattr("learner.learner.gradient_step", step)
+        drive(run_config).until_finished(start_learner(config=replace(CONFIG, offline_fraction=0.25)))
+        assert batches == [(8, 8)] * 30 + [(16, 4)] * 100
+
     def test_metrics_and_reports_tell_what_was_done(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
         start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
@@ -429,6 +475,9 @@ class TestBadMessages:
         learner = start_learner(prepare=let_one_arrive_late)
         driving.until(learner, lambda s: s.env_steps == run_config.num_env_steps - 10 or bool(arrived))
         wait_until(lambda: bool(arrived), "the learner to ask for the number of stored steps")
+        wait_until(lambda: seeded_state.read().online_grad_steps >= 90, "the updates for 110 good steps")
+        waiting = seeded_state.read()
+        assert (waiting.phase, waiting.env_steps, waiting.online_grad_steps) == (Phase.ONLINE, 110, 90)
         driving.until_finished(learner)
         learner.stop()
         final = seeded_state.read()

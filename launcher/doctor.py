@@ -1,0 +1,205 @@
+"""`launcher doctor`: prove from the data themselves that a run is sound, a line a finding.
+
+Counters are never trusted alone: streams are read again and counted, messages decoded, positions and sequences
+followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.numpy
+
+from replay_service.config import RunConfig
+from replay_service.errors import WireError
+from replay_service.experience import ExperienceSpec
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient, StreamRecord
+from replay_service.reports import ActorLedger, Reports
+from replay_service.run_state import Phase, RunState, RunStateStore
+from replay_service.seeding import seed_info
+from replay_service.trajectory_stream import BadEntry, parse_entry
+from replay_service.weights_channel import WeightsChannel
+
+_PAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    sound: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.sound else 'BAD'}  {self.text}"
+
+
+@dataclass(slots=True)
+class Recount:
+    """What a stream holds, counted entry by entry."""
+
+    entries: int = 0
+    steps: int = 0
+    bad: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    sequence_gaps: list[str] = field(default_factory=list)
+    missing_positions: int = 0
+    """Steps that lie between the positions of neighbouring entries: taken out as malformed, or lost."""
+    by_actor: Counter[int] = field(default_factory=Counter)
+
+
+def recount(client: RedisClient, stream: str, spec: ExperienceSpec) -> Recount:
+    """Read a whole stream again and follow its sequences and positions."""
+    found = Recount()
+    last_sequence: dict[tuple[int, int], int] = {}
+    seen: set[tuple[int, int, int]] = set()
+    next_position: int | None = None
+    for raw_id, fields in _entries(client, stream):
+        found.entries += 1
+        entry = parse_entry(raw_id.decode(), fields, spec)
+        if isinstance(entry, BadEntry):
+            found.bad.append(f"{entry.entry_id}: {entry.reason}")
+            continue
+        origin, steps = entry.trajectory.origin, entry.trajectory.num_steps
+        found.steps += steps
+        found.by_actor[origin.actor_id] += steps
+        name = f"actor {origin.actor_id} epoch {origin.epoch} sequence {origin.sequence}"
+        if (key := (origin.actor_id, origin.epoch, origin.sequence)) in seen:
+            found.doubled.append(name)
+        seen.add(key)
+        before = last_sequence.get(key[:2])
+        if before is not None and origin.sequence > before + 1:
+            found.sequence_gaps.append(f"{name} follows {before}")
+        last_sequence[key[:2]] = origin.sequence
+        if next_position is not None:
+            found.missing_positions += entry.first_step - next_position
+        next_position = entry.first_step + steps
+    return found
+
+
+def examine(client: RedisClient, run: RunConfig, checkpoints: Path) -> list[Finding]:
+    """Look at everything that a run has in Redis, and at its newest checkpoint."""
+    keys = Keys(run.run_id)
+    state = RunStateStore(client, keys).read()
+    actors = Reports(client, keys).actors()
+    online = recount(client, keys.online, run.spec)
+    findings = [_spec(state, run), _seed(client, keys, run.spec), *_messages(online, state)]
+    findings += [*_ledger(state, actors, online), *_limiter(state, run), _weights(client, keys, state)]
+    return [*findings, checkpoint_finding(checkpoints, state)]
+
+
+def _entries(client: RedisClient, stream: str) -> Iterator[StreamRecord]:
+    cursor = "-"
+    while page := client.xrange(stream, min=cursor, count=_PAGE):
+        yield from page
+        cursor = f"({page[-1][0].decode()}"
+
+
+def _spec(state: RunState, run: RunConfig) -> Finding:
+    expected = run.spec.fingerprint
+    return Finding(state.spec_fingerprint == expected, f"spec: Redis {state.spec_fingerprint}, config.toml {expected}")
+
+
+def _seed(client: RedisClient, keys: Keys, spec: ExperienceSpec) -> Finding:
+    info = seed_info(client, keys)
+    if info is None:
+        return Finding(False, "seed data: the stream was never completely filled")
+    found = recount(client, keys.seed, spec)
+    sound = found.steps == info.steps and not found.bad and found.missing_positions == 0
+    return Finding(
+        sound, f"seed data: {found.steps:,} transitions counted, {info.steps:,} recorded; {len(found.bad)} bad"
+    )
+
+
+def _messages(online: Recount, state: RunState) -> list[Finding]:
+    def listed(problems: list[str]) -> str:
+        return f"{len(problems)}" + (f" ({'; '.join(problems[:3])})" if problems else "")
+
+    # A message in quarantine leaves a hole in sequence and position; more holes than that are losses.
+    unexplained = max(0, online.missing_positions - state.quarantined_steps)
+    gaps = len(online.sequence_gaps) > state.quarantined_messages
+    return [
+        Finding(
+            not online.bad, f"messages: {online.entries:,} decoded, malformed or not of this run {listed(online.bad)}"
+        ),
+        Finding(not online.doubled, f"doubled messages: {listed(online.doubled)}"),
+        Finding(not gaps, f"gaps in actors' sequences: {listed(online.sequence_gaps)}"),
+        Finding(unexplained == 0, f"steps missing between messages: {unexplained:,} beyond those in quarantine"),
+        Finding(
+            online.steps == state.retained_steps,
+            f"transitions in the stream: {online.steps:,} counted, {state.retained_steps:,} recorded",
+        ),
+    ]
+
+
+def _ledger(state: RunState, actors: list[ActorLedger], online: Recount) -> list[Finding]:
+    stored, quarantined = sum(a.stored_steps for a in actors), sum(a.quarantined_steps for a in actors)
+    evicted = state.env_steps - state.retained_steps
+    findings = [
+        Finding(
+            state.env_steps == stored,
+            f"ledger: {state.env_steps:,} env steps, {stored:,} stored by {len(actors)} actors",
+        ),
+        Finding(
+            state.quarantined_steps == quarantined,
+            f"ledger: {state.quarantined_steps:,} steps in quarantine, {quarantined:,} by the actors' accounts",
+        ),
+        Finding(
+            state.leased_steps == sum(a.lease for a in actors),
+            f"leases: {state.leased_steps:,} steps, {sum(a.lease for a in actors):,} by the actors' accounts",
+        ),
+    ]
+    wrong = [a.actor_id for a in actors if online.by_actor[a.actor_id] > a.stored_steps]
+    if evicted == 0:
+        wrong = [a.actor_id for a in actors if online.by_actor[a.actor_id] != a.stored_steps]
+    text = "counted in the stream as in their accounts" if not wrong else f"disagree for {wrong[:10]}"
+    findings.append(Finding(not wrong, f"each actor's steps: {text} ({evicted:,} steps evicted since)"))
+    return findings
+
+
+def _limiter(state: RunState, run: RunConfig) -> list[Finding]:
+    if state.phase in (Phase.SEEDING, Phase.PRETRAINING):
+        return [
+            Finding(state.env_steps == 0, f"limiter: no env steps before the online phase, got {state.env_steps:,}")
+        ]
+    owed = math.floor(run.utd_ratio * max(0, state.env_steps - state.initial_env_steps))
+    ahead = state.env_steps + state.leased_steps - state.initial_env_steps - run.tolerance_env_steps
+    allowed = math.floor(state.online_grad_steps / run.utd_ratio)
+    return [
+        Finding(state.online_grad_steps <= owed, f"limiter: {state.online_grad_steps:,} updates of {owed:,} allowed"),
+        Finding(ahead <= allowed, f"limiter: actors ahead by {max(0, ahead - allowed):,} steps beyond the band"),
+        Finding(
+            state.env_steps <= state.num_env_steps,
+            f"budget: {state.env_steps:,} of {state.num_env_steps:,} env steps",
+        ),
+    ]
+
+
+def _weights(client: RedisClient, keys: Keys, state: RunState) -> Finding:
+    try:
+        policy = WeightsChannel(client, keys).fetch()
+    except WireError as error:
+        return Finding(False, f"weights: cannot be decoded: {error}")
+    version = 0 if policy is None else policy.version
+    return Finding(version == state.policy_version, f"weights: version {version}, announced {state.policy_version}")
+
+
+def checkpoint_finding(folder: Path, state: RunState) -> Finding:
+    """Whether the newest checkpoint has the hashes of its manifest, or is rightly absent."""
+    newest = max(folder.glob("step-*"), default=None)
+    if newest is None:
+        return Finding(state.policy_version == 0, "checkpoint: none yet")
+    try:
+        manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
+        tensors = safetensors.numpy.load_file(newest / "state.safetensors")
+        wrong = [n for n, h in manifest["sha256"].items() if hashlib.sha256(tensors[n].tobytes()).hexdigest() != h]
+    except Exception as error:  # a damaged file raises many types, safetensors' own among them
+        return Finding(False, f"checkpoint {newest.name}: unreadable: {type(error).__name__}: {error}")
+    return Finding(not wrong, f"checkpoint {newest.name}: {len(tensors)} tensors, {len(wrong)} with another hash")
