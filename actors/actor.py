@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 
 import numpy as np
@@ -104,9 +105,11 @@ class Actor:
         self._leave()
 
     def _open_epoch(self) -> int | None:
+        registration = secrets.token_hex(8)
+
         def register() -> int:
             self._state.publish_endpoint(self._process_name, self._address)
-            return self._writer.register(replaces_crashed=self._replaces_crashed)
+            return self._writer.register(replaces_crashed=self._replaces_crashed, registration=registration)
 
         self._outbox = Outbox(self._writer, resend_window_s=self._config.resend_window_s)
         epoch = self._patience.until_answered(register)

@@ -22,7 +22,7 @@ from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient, StreamRecord
 from replay_service.reports import ActorLedger, Reports
-from replay_service.run_state import Phase, RunState, RunStateStore
+from replay_service.run_state import Phase, RunState
 from replay_service.seeding import seed_info
 from replay_service.trajectory_stream import BadEntry, parse_entry
 from replay_service.weights_channel import WeightsChannel
@@ -87,8 +87,7 @@ def recount(client: RedisClient, stream: str, spec: ExperienceSpec) -> Recount:
 def examine(client: RedisClient, run: RunConfig, checkpoints: Path) -> list[Finding]:
     """Look at everything that a run has in Redis, and at its newest checkpoint."""
     keys = Keys(run.run_id)
-    state = RunStateStore(client, keys).read()
-    actors = Reports(client, keys).actors()
+    state, actors = Reports(client, keys).state_and_actors()
     online = recount(client, keys.online, run.spec)
     findings = [_spec(state, run), _seed(client, keys, run.spec), *_messages(online, state)]
     findings += [*_ledger(state, actors, online), *_limiter(state, run), _weights(client, keys, state)]

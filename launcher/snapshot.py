@@ -59,10 +59,12 @@ class SnapshotReader:
         for cursor, evaluation in self._reports.evaluations(self._cursor):
             self._cursor = cursor
             self._evaluations.append(evaluation)
+        self._state.read()  # refuses when Redis holds no such run
+        state, actors = self._reports.state_and_actors()
         return Snapshot(
-            state=self._state.read(),
+            state=state,
             report=self._reports.latest_learner_report(),
-            actors=self._reports.actors(),
+            actors=actors,
             evaluations=list(self._evaluations),
             unix_seconds=time.time(),
         )

@@ -241,7 +241,11 @@ class Run:
     @staticmethod
     def _is_finished(snapshot: Snapshot) -> bool:
         state = snapshot.state
-        return state.phase is Phase.FINISHED and state.evaluations_done >= state.evaluations_requested
+        # The last version is always evaluated; of a long backlog the oldest requests may have been dropped.
+        last_is_judged = any(e.policy_version == state.policy_version for e in snapshot.evaluations)
+        return state.phase is Phase.FINISHED and (
+            last_is_judged or state.evaluations_done >= state.evaluations_requested
+        )
 
     # Stop
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from replay_service.run_state import Phase, RunState
 
 _COUNTERS = (
-    ("awac_replay_env_steps", "env_steps", "Online environment steps stored and valid."),
+    ("awac_replay_env_steps", "appended_steps", "Online environment steps stored, later quarantined ones included."),
     ("awac_replay_episodes", "episodes", "Training episodes ended."),
     ("awac_replay_successes", "successes", "Training episodes that met the goal at any step."),
     ("awac_replay_duplicate_steps", "duplicate_steps", "Steps refused because they were stored already."),

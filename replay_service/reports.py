@@ -9,6 +9,7 @@ from typing import Any
 
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
+from replay_service.run_state import RunState
 
 _REPORT_HISTORY = 10_000
 
@@ -117,11 +118,17 @@ class Reports:
 
     def actors(self) -> list[ActorLedger]:
         """The ledger of every actor that ever registered, by index."""
+        return self.state_and_actors()[1]
+
+    def state_and_actors(self) -> tuple[RunState, list[ActorLedger]]:
+        """The run's counters and every actor's ledger, read at one moment: their sums agree."""
         ids = sorted(int(member) for member in self._client.smembers(self._keys.actors))
-        with self._client.pipeline(transaction=False) as pipe:
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(self._keys.run)
             for actor_id in ids:
                 pipe.hgetall(self._keys.actor(actor_id))
-            return [_ledger(actor_id, values) for actor_id, values in zip(ids, pipe.execute(), strict=True)]
+            run, *actors = pipe.execute()
+        return RunState.from_hash(run), [_ledger(actor_id, found) for actor_id, found in zip(ids, actors, strict=True)]
 
 
 def _evaluation(values: dict[str, Any]) -> Evaluation:

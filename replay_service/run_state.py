@@ -29,6 +29,8 @@ class RunState:
     phase: Phase
     env_steps: int
     """Online environment steps stored and valid."""
+    appended_steps: int
+    """Online environment steps ever stored; unlike `env_steps` it never goes down."""
     leased_steps: int
     """Steps that actors were admitted for and have not stored yet."""
     grad_steps: int

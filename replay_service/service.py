@@ -165,11 +165,10 @@ class ReplayService:
         silence_ms = int(self._run.replay.actor_timeout_s * 1000)
 
         def tick(status: str) -> None:
-            actors = reports.actors()
-            for actor in actors:
+            for actor in reports.actors():
                 if actor.lease:
                     release(keys=[self._keys.run, self._keys.actor(actor.actor_id)], args=[silence_ms])
-            recorder.update(state.read(), actors, status=status)
+            recorder.update(*reports.state_and_actors(), status=status)
 
         while not self._stop.wait(_PERIOD_S):
             self._revive_redis()

@@ -6,6 +6,7 @@ sends the same message again, and the service says 'duplicate' when it had it.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,8 +66,13 @@ class TrajectoryWriter:
         self._release = client.register_script(scripts.source("release"))
         self.epoch = 0
 
-    def register(self, *, replaces_crashed: bool = False) -> int:
+    def register(self, *, replaces_crashed: bool = False, registration: str | None = None) -> int:
         """Open a new epoch; an older incarnation of this actor can append no more.
+
+        Args:
+            replaces_crashed: count a restart.
+            registration: a word for this registration; a second call with the same one changes nothing, so it can be
+                repeated when its answer was lost. None: every call opens an epoch.
 
         Returns:
             The epoch.
@@ -76,7 +82,12 @@ class TrajectoryWriter:
         """
         epoch, run_fingerprint = self._register(
             keys=[self._keys.run, self._keys.actor(self._actor_id), self._keys.actors],
-            args=[self._fingerprint, self._actor_id, "1" if replaces_crashed else "0"],
+            args=[
+                self._fingerprint,
+                self._actor_id,
+                "1" if replaces_crashed else "0",
+                registration or secrets.token_hex(8),
+            ],
         )
         if epoch == 0:
             raise self._mismatch(run_fingerprint)

@@ -2,6 +2,7 @@
 --
 -- KEYS  1 run   2 actor hash   3 set of actors
 -- ARGV  1 spec fingerprint   2 actor id   3 '1' when a crashed actor is being replaced
+--       4 a word that only this call carries: when its answer is lost and it is sent again, nothing is counted twice
 -- Returns {epoch, ''} or {0, the run's fingerprint} when the spec differs.
 
 local run, actor = KEYS[1], KEYS[2]
@@ -9,6 +10,10 @@ local fingerprint = redis.call('HGET', run, 'spec_fingerprint') or ''
 if fingerprint ~= ARGV[1] then
   return {0, fingerprint}
 end
+if redis.call('HGET', actor, 'registration') == ARGV[4] then
+  return {number(actor, 'epoch'), ''}
+end
+redis.call('HSET', actor, 'registration', ARGV[4])
 give_back(run, actor, number(actor, 'lease'))
 redis.call('HSET', actor, 'next_sequence', 0)
 redis.call('SADD', KEYS[3], ARGV[2])

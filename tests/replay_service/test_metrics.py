@@ -24,7 +24,7 @@ def registry(state: RunStateStore, redis_client: RedisClient) -> CollectorRegist
 @pytest.mark.parametrize(
     ("field", "metric"),
     [
-        ("env_steps", "awac_replay_env_steps_total"),
+        ("appended_steps", "awac_replay_env_steps_total"),
         ("episodes", "awac_replay_episodes_total"),
         ("successes", "awac_replay_successes_total"),
         ("duplicate_steps", "awac_replay_duplicate_steps_total"),

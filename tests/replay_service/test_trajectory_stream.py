@@ -300,3 +300,12 @@ def test_the_origin_of_a_message_is_what_the_stream_is_stamped_with(
     ((_, fields),) = redis_client.xrange(keys.online)
     assert fields.keys() == {b"m", b"a", b"e", b"s", b"n", b"f"}
     assert (fields[b"a"], fields[b"e"], fields[b"s"], fields[b"n"], fields[b"f"]) == (b"0", b"1", b"0", b"5", b"0")
+
+
+def test_a_registration_that_is_repeated_because_its_answer_was_lost_counts_once(
+    writer: TrajectoryWriter, online_state: RunStateStore
+) -> None:
+    first = writer.register(replaces_crashed=True, registration="a")
+    assert writer.register(replaces_crashed=True, registration="a") == first
+    assert online_state.read().actor_restarts == 1
+    assert writer.register(registration="b") == first + 1
