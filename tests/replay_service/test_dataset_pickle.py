@@ -92,7 +92,7 @@ def test_a_refused_global_is_named_and_not_called(function: Any, name: str, prot
 
 
 def test_the_array_type_cannot_be_called_for_memory(tmp_path: Path) -> None:
-    source = saved(tmp_path, [a_path(observations=Reduced(np.ndarray, (ROWS, 3)))])
+    source = saved(tmp_path, [a_path(observations=Reduced(np.ndarray, ((ROWS, 3),)))])
     with pytest.raises(DatasetError, match="not a readable pickle"):
         load_dataset([source], spec=SPEC)
 
