@@ -41,6 +41,8 @@ class RawEpisode:
     """(T,), or None when the file stores none."""
     terminated: bool
     truncated: bool
+    final_is_copy: bool = False
+    """The observation after a terminal step was not stored; the last row repeats the one before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,8 +1,8 @@
 """Minari and D4RL datasets: both are HDF5, told apart by their groups.
 
 Minari: a group `episode_<i>` an episode, observations with the final one included. D4RL: flat arrays, cut at `timeouts`
-or `terminals`; the final observation of an episode is not stored, so its last step is dropped, and with it the step
-that a terminal would have marked.
+or `terminals`; the final observation of an episode is not stored. Its last step is dropped, unless it reached a
+terminal state: nobody bootstraps from there, so a copy of the observation before stands in its place.
 """
 
 from __future__ import annotations
@@ -77,8 +77,12 @@ def _d4rl_episodes(file: h5py.File, claims: Claims) -> Iterator[RawEpisode]:
     )
     first = 0
     for last in [*np.flatnonzero(terminals | timeouts).tolist(), count - 1]:
-        # A row without its successor has no final observation: it only serves as the last observation itself.
-        if last > first:
+        if terminals[last] and first <= last:
+            kept = slice(first, last + 1)
+            repeated = np.concatenate([observations[kept], observations[last : last + 1]])
+            yield RawEpisode(repeated, actions[kept], rewards[kept], True, False, final_is_copy=True)
+        elif last > first:
+            # A row without its successor only serves as the last observation itself.
             kept = slice(first, last)
             cut = bool(timeouts[last])
             yield RawEpisode(observations[first : last + 1], actions[kept], rewards[kept], False, cut)

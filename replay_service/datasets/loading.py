@@ -106,6 +106,9 @@ def _read(path: Path, claims: Claims) -> Iterator[RawEpisode]:
 def _check(raw: RawEpisode, task: Task | None, where: str) -> Episode:
     observations = _float32(raw.observations, "observations", where)
     actions = _float32(raw.actions, "actions", where)
+    if task is not None and raw.final_is_copy:
+        # The binary reward is read off the observation after the step, which is not there.
+        observations, actions = observations[:-1], actions[:-1]
     steps = len(actions)
     if steps < 1:
         raise DatasetError(f"{where}: expected at least one step, got none")

@@ -140,13 +140,27 @@ def test_a_minari_id_is_found_below_the_datasets_folder(tmp_path: Path, monkeypa
         load_dataset(["lab/reach/other-v0"], spec=SPEC)
 
 
-def test_d4rl_terminals_end_episodes_and_a_tail_without_an_end_is_kept(tmp_path: Path) -> None:
-    path = write_d4rl(tmp_path / "x", [make_episode(9)])
+def test_d4rl_terminal_steps_are_kept_and_a_tail_without_an_end_too(tmp_path: Path) -> None:
+    recorded = make_episode(9)
+    path = write_d4rl(tmp_path / "x", [recorded])
     with h5py.File(path, "a") as file:
         file["timeouts"][...] = False
         file["terminals"][3] = True
-    dataset = load_dataset([str(path)], spec=SPEC)
-    assert [len(e.rewards) for e in dataset.episodes] == [3, 5]
+    first, tail = load_dataset([str(path)], spec=SPEC).episodes
+    assert (first.terminated, tail.terminated) == (True, False)
+    np.testing.assert_array_equal(first.rewards, recorded.rewards[:4])
+    np.testing.assert_array_equal(first.observations[3], first.observations[4])
+    assert len(tail.rewards) == 5
+
+
+def test_the_binary_tasks_drop_a_terminal_step_whose_outcome_was_not_stored(tmp_path: Path) -> None:
+    observations = np.zeros((4, 39), dtype=np.float32)
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["observations"], file["actions"] = observations, np.zeros((4, 28), dtype=np.float32)
+        file["rewards"], file["terminals"] = np.zeros(4), np.array([False, False, False, True])
+    (episode,) = load_dataset([str(tmp_path / "x.hdf5")], spec=task_spec("door")).episodes
+    assert len(episode.rewards) == 3
+    assert not episode.terminated
 
 
 @settings(max_examples=40, deadline=None)
