@@ -94,9 +94,14 @@ class CheckpointStore:
         manifest["manifest_sha256"] = _manifest_sha256(manifest)
         _write_durably(partial / _STATE_FILE, safetensors.torch.save(tensors))
         _write_durably(partial / _MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
-        if target.exists():  # the same step again, after a resume
-            shutil.rmtree(target)
-        os.replace(partial, target)
+        if target.exists():
+            # The same step again, so the same tensors: first they, then the manifest, and each moment is sound.
+            for name in (_STATE_FILE, _MANIFEST_FILE):
+                os.replace(partial / name, target / name)
+            partial.rmdir()
+            _sync_folder(target)
+        else:
+            os.replace(partial, target)
         _sync_folder(self._folder)
         self._remove_old(target)
         return target

@@ -337,6 +337,8 @@ class Learner:
         self._metrics.publications.inc()
 
     def _request_untrained_evaluation(self) -> None:
+        if self._run_state.read().evaluations_requested:
+            return  # a learner that crashed before its first checkpoint has asked already
         self._channel.request_evaluation(self._export(0))
 
     def _export(self, version: int) -> PolicyWeights:

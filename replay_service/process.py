@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
 
 from replay_service.errors import USER_ERROR_EXIT_CODE, ProtocolError, UserError
 
@@ -103,12 +103,13 @@ def configure_logging(role: str, log_path: Path | None = None) -> None:
 
 
 def serve_metrics(registry: CollectorRegistry, host: str) -> str:
-    """Serve Prometheus metrics on a free port.
+    """Serve Prometheus metrics on a free port, this process's own memory, CPU time and file descriptors among them.
 
     Returns:
         `host:port`, as service discovery should name it.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
+    ProcessCollector(registry=registry)
     server, _thread = start_http_server(0, addr=host, registry=registry)
     return f"{host}:{server.server_port}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -277,6 +278,25 @@ class TestSave:
         later = replace(progress_at(3), phase=Phase.FINISHED)
         store.save(state, later)
         assert store_in(tmp_path).restore(fresh_state()) == later
+
+    @pytest.mark.parametrize("completed", [0, 1])
+    def test_an_interruption_while_the_only_checkpoint_is_replaced_leaves_it_sound(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, completed: int
+    ) -> None:
+        store, state = store_in(tmp_path), train(fresh_state(), 3)
+        store.save(state, progress_at(3))
+        plain_replace, calls = os.replace, itertools.count()
+
+        def crash(source: Path, target: Path) -> None:
+            if next(calls) == completed:
+                raise KeyboardInterrupt
+            plain_replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", crash)
+            with pytest.raises(KeyboardInterrupt):
+                store.save(state, replace(progress_at(3), phase=Phase.FINISHED))
+        assert store_in(tmp_path).restore(fresh_state()) == progress_at(3)
 
     @pytest.mark.parametrize("keep", [1, 2])
     def test_keeps_only_the_newest(self, tmp_path: Path, keep: int) -> None:

@@ -290,6 +290,11 @@ def evaluation_requests(client: RedisClient, keys: Keys) -> list[PolicyWeights]:
     return [wire.decode_policy_weights(fields[b"m"]) for _, fields in client.xrange(keys.evaluation_requests)]
 
 
+def count_reports(client: RedisClient, keys: Keys) -> int:
+    """Reports so far; a finished learner adds one when it is up."""
+    return len(list(Reports(client, keys).learner_reports()))
+
+
 def wait_for_phase(state: RunStateStore, phase: Phase, wait_until: WaitUntil) -> None:
     wait_until(lambda: state.read().phase is phase, f"phase {phase}")
 
@@ -609,8 +614,9 @@ class TestStopAndResume:
         before, digest = saved(run_config, tmp_path / "checkpoints")
         finished = seeded_state.read()
 
+        reports = count_reports(redis_client, keys)
         again = start_learner()
-        wait_until(lambda: "learner" in seeded_state.endpoints(), "the learner to be up again")
+        wait_until(lambda: count_reports(redis_client, keys) > reports, "the learner to be up again")
         again.stop()
         assert seeded_state.read() == finished
         assert saved(run_config, tmp_path / "checkpoints") == (before, digest)
@@ -657,7 +663,7 @@ class TestStopAndResume:
         assert redis_client.get(keys.weights) == before
 
     def test_a_resumed_learner_samples_what_the_stream_retains(
-        self, seeded_state: RunStateStore, redis_client: RedisClient, run_config: RunConfig,
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
         start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
     ) -> None:  # fmt: skip
         run = replace(run_config, replay=ReplayConfig(capacity=50, evict_seed=False))
@@ -665,8 +671,9 @@ class TestStopAndResume:
         learner = start_learner(run=run)
         drive(run).until_finished(learner)
         learner.stop()
+        reports = count_reports(redis_client, keys)
         again = start_learner(run=run)
-        wait_until(lambda: "learner" in seeded_state.endpoints(), "the learner to be up again")
+        wait_until(lambda: count_reports(redis_client, keys) > reports, "the learner to be up again")
         again.stop()
         old, new = learner.learner._mirror, again.learner._mirror
         assert new.check_valid() is None
