@@ -3,7 +3,8 @@
 Sampling never leaves the device: a batch is one draw of indices and five gathers. The mirror holds the seed data in
 rows [0, S) and the online data in a ring of rows [S, S + C). It evicts whole trajectories by the rule that
 `append.lua` uses, so it holds what the stream holds, and a mirror rebuilt from the stream has every transition in the
-row where the old one had it.
+row where the old one had it. (A quarantined message takes no row: a mirror that is rebuilt after one has the same
+transitions in the same order, some rows further.)
 """
 
 from __future__ import annotations

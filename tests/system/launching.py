@@ -25,7 +25,7 @@ SMALL_PEN = (
     "--learner.batch-size", "64", "--learner.policy-hidden-sizes", "32", "--learner.policy-hidden-sizes", "32",
     "--learner.critic-hidden-sizes", "32", "--learner.critic-hidden-sizes", "32",
     "--learner.evaluate-every-env-steps", "1000", "--learner.checkpoint-every-s", "2", "--evaluator.episodes", "2",
-    "--device", "cpu",
+    "--device", "cpu", "--learner.threads", "1",
 )  # fmt: skip
 
 
