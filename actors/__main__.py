@@ -23,6 +23,7 @@ from replay_service.config_file import load_role_config, load_run_config
 from replay_service.connection import RedisEndpoint
 from replay_service.errors import ConfigError
 from replay_service.process import (
+    RESTARTED_VARIABLE,
     RestartBudget,
     StopSignal,
     configure_logging,
@@ -85,7 +86,14 @@ def _run_pool(arguments: argparse.Namespace) -> int:
         sys.exit(run_role(work))
 
     budget = RestartBudget(limit=config.max_restarts, window_s=config.restart_window_s)
-    return ActorPool(actor_main, parse_indices(arguments.indices), budget=budget, stop=stop).run()
+    pool = ActorPool(
+        actor_main,
+        parse_indices(arguments.indices),
+        budget=budget,
+        stop=stop,
+        replaces_crashed=os.environ.get(RESTARTED_VARIABLE) == "1",
+    )
+    return pool.run()
 
 
 def _run_evaluator(arguments: argparse.Namespace) -> int:

@@ -35,11 +35,20 @@ class _Slot:
 class ActorPool:
     """The actors of one host."""
 
-    def __init__(self, main: ActorMain, actor_ids: Sequence[int], *, budget: RestartBudget, stop: StopSignal) -> None:
+    def __init__(
+        self,
+        main: ActorMain,
+        actor_ids: Sequence[int],
+        *,
+        budget: RestartBudget,
+        stop: StopSignal,
+        replaces_crashed: bool = False,
+    ) -> None:
         self._main = main
         self._actor_ids = actor_ids
         self._budget = budget
         self._stop = stop
+        self._replaces_crashed = replaces_crashed
         self._context = multiprocessing.get_context("fork")
 
     def run(self) -> int:
@@ -49,7 +58,8 @@ class ActorPool:
             An exit code: 0 after an orderly end, 2 when an actor refused to go on (wrong spec, say), 1 when the
             restart budget is spent.
         """
-        slots = [_Slot(actor_id, self._start(actor_id, replaces_crashed=False)) for actor_id in self._actor_ids]
+        replaces = self._replaces_crashed
+        slots = [_Slot(actor_id, self._start(actor_id, replaces_crashed=replaces)) for actor_id in self._actor_ids]
         code = 0
         while not self._stop.is_set() and code == 0:
             self._stop.wait(_POLL_S)

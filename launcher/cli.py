@@ -6,6 +6,7 @@ Heavy imports (ray, MuJoCo, h5py) stay inside the commands, so that `launcher --
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -76,11 +77,13 @@ def up(
     path = options.run_dir or (
         run_directory.latest_path() if resuming else run_directory.default_path(experiment.run.env)
     )
+    if path.is_symlink():
+        path = path.resolve()  # runs/latest names a run, it is none itself
     experiment = _keep_password_out(experiment)
     environment = resolve_environment(experiment.run)
     run_id = f"{path.name}-{time.strftime('%Y%m%d%H%M%S')}"
     resolved = resolve(experiment, run_id=run_id, environment=environment)
-    check_inputs(resolved.run)
+    check_inputs(resolved.run, with_dataset=not resuming)
     if options.dry_run:
         print(resolved.to_toml(), end="")
         return 0
@@ -123,6 +126,14 @@ def status(run: Path | None = None, /) -> int:
     holder = directory.holder()
     console = Console()
     reader = _snapshot_reader(directory) if holder else None
+    if reader is None and holder is not None:
+        console.print(
+            f"{directory.path}: launcher process {holder.get('pid')} holds it; it is starting, or its Redis does not "
+            "answer",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 0
     if reader is None:
         if not directory.summary.exists():
             console.print(f"{directory.path}: not running, and it has no summary yet", highlight=False)
@@ -176,6 +187,11 @@ def down(run: Path | None = None, /) -> int:
         store.request_stop("launcher down")
     except Exception as error:
         # Whatever keeps us from asking through Redis, the signal does the same on this machine.
+        if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+            raise RunDirectoryError(
+                f"{directory.path} is run on {holder.get('host', '?')}, and its Redis cannot be asked from here "
+                f"({error}): run `launcher down` there"
+            ) from error
         print(f"asking by signal, because Redis cannot be asked ({error})", file=sys.stderr)
         os.kill(int(str(holder["pid"])), signal.SIGTERM)
     print(f"stopping {directory.path} ...")

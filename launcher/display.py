@@ -201,6 +201,16 @@ class Display:
         """Show one message: above the live screen, or as a line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Say once, until `clear_warning`, that something is wrong."""
+        if self.notice != text:
+            self.notice = text
+            self.say(text)
+
+    def clear_warning(self) -> None:
+        """What was wrong is mended."""
+        self.notice = ""
+
     def show(self, snapshot: Snapshot) -> None:
         """Show the run as it is now."""
         self._rates.update(snapshot)

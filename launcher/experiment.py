@@ -92,7 +92,9 @@ def resolve(config: ExperimentConfig, *, run_id: str, environment: EnvironmentCo
     return replace(config, run=run)
 
 
-_FIXED = ("env", "dataset", "seed", "run_id", "environment", "rollout_length")
+_FIXED = (
+    "env", "dataset", "preset", "seed", "run_id", "environment", "rollout_length", "num_offline_steps", "utd_ratio",
+)  # fmt: skip
 """Settings of a run that cannot change when it is resumed."""
 
 

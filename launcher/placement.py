@@ -13,18 +13,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from launcher.program import RoleProgram
+from launcher.supervisor import PlacementFailed
 from replay_service.errors import ConfigError
 from replay_service.process import PARENT_VARIABLE
 
 _OBJECT_STORE_BYTES = 80 * 2**20
 _CALL_TIMEOUT_S = 30.0
 _LOST_EXIT_CODE = -1
+_PLACEMENT_NOTICE_S = 10.0
+_PLACEMENT_TIMEOUT_S = 300.0
 
 
 class RoleHost:
@@ -74,13 +79,28 @@ class RoleHost:
 class RolePlacement:
     """Starts, watches and stops role programs on a Ray cluster, local or remote."""
 
-    def __init__(self, *, address: str, num_cpus: float) -> None:
+    def __init__(
+        self,
+        *,
+        address: str,
+        num_cpus: float,
+        say: Callable[[str], None] = lambda _text: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Connect to a cluster, or start a private one on this machine with enough logical CPUs for the run.
+
+        Args:
+            address: of the cluster; '' starts a private one.
+            num_cpus: CPUs that the run's programs reserve together.
+            say: shows the user what is waited for.
+            should_stop: ends a wait.
 
         Raises:
             ConfigError: no Ray cluster answers at the address.
         """
         self._hosts: dict[str, Any] = {}
+        self._say = say
+        self._should_stop = should_stop
         self._host_class: Any = ray.remote(RoleHost)
         logging.getLogger("ray").setLevel(logging.ERROR)
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -108,6 +128,12 @@ class RolePlacement:
         """Leave the cluster; a private one ends."""
         ray.shutdown()
 
+    @staticmethod
+    def num_nodes() -> int:
+        """Living nodes of the cluster."""
+        nodes: Any = ray.nodes  # untyped in ray
+        return sum(bool(node["Alive"]) for node in nodes())
+
     def has_gpu(self) -> bool:
         """Whether any node of the cluster has a GPU."""
         resources: Any = ray.cluster_resources  # untyped in ray
@@ -118,12 +144,32 @@ class RolePlacement:
 
         Returns:
             Its process id, on the node that Ray chose.
+
+        Raises:
+            PlacementFailed: no node had room for it in time, Ray failed, or a stop was asked for.
         """
         self.discard(program.name)
         host = self._host_class.options(num_cpus=program.num_cpus, num_gpus=program.num_gpus, max_restarts=0).remote()
         self._hosts[program.name] = host
-        pid: int = ray.get(host.start.remote(program.arguments, environment, str(program.log_path)))
-        return pid
+        started = host.start.remote(program.arguments, environment, str(program.log_path))
+        deadline = time.monotonic() + _PLACEMENT_TIMEOUT_S
+        while True:
+            try:
+                pid: int = ray.get(started, timeout=_PLACEMENT_NOTICE_S)
+            except ray.exceptions.GetTimeoutError as error:
+                asked = f"{program.name} asks for {program.num_cpus:g} CPUs and {program.num_gpus:g} GPUs on one node"
+                available: Any = ray.available_resources  # untyped in ray
+                free = available()
+                room = f"free in the whole cluster are {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs"
+                if self._should_stop() or time.monotonic() > deadline:
+                    self.discard(program.name)
+                    raise PlacementFailed(f"{asked}; {room}") from error
+                self._say(f"waiting for Ray to place it: {asked}; {room}")
+            except ray.exceptions.RayError as error:
+                self.discard(program.name)
+                raise PlacementFailed(f"Ray could not start {program.name}: {error}") from error
+            else:
+                return pid
 
     def poll(self, name: str) -> int | None:
         """Exit code of a program, None while it runs, -1 when its host is gone."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from launcher.program import RoleProgram
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, UserError
-from replay_service.process import RestartBudget
+from replay_service.process import RESTARTED_VARIABLE, RestartBudget
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +31,10 @@ class Placement(Protocol):
 
 class RunFailed(AwacError):
     """A role could not be kept alive; the run was stopped and can be resumed."""
+
+
+class PlacementFailed(AwacError):
+    """A program could not be placed: the cluster is too small, or it did not answer."""
 
 
 class RoleRefused(UserError):
@@ -93,7 +97,12 @@ class Supervisor:
         for name, watched in self._watched.items():
             if watched.restart_at is not None:
                 if time.monotonic() >= watched.restart_at:
-                    self._placement.start(watched.program, self._environment(watched.program))
+                    environment = {**self._environment(watched.program), RESTARTED_VARIABLE: "1"}
+                    try:
+                        self._placement.start(watched.program, environment)
+                    except PlacementFailed as error:
+                        watched.restart_at = time.monotonic() + self._next_pause_s(watched, f"{error}")
+                        continue
                     watched.restart_at = None
                     watched.restarts += 1
                     self._on_restart(name)
@@ -104,14 +113,18 @@ class Supervisor:
                 continue
             if code == USER_ERROR_EXIT_CODE:
                 raise RoleRefused(f"{name}: {last_error(watched.program.log_path)}")
-            pause = watched.budget.next_pause_s()
-            if pause is None:
-                raise RunFailed(
-                    f"{name} ended with code {code} after {self._max_restarts} restarts within "
-                    f"{self._restart_window_s:.0f} s; its log is {watched.program.log_path}"
-                )
+            pause = self._next_pause_s(watched, f"{name} ended with code {code}")
             _log.warning("%s ended with code %s; it is started again in %.1f s", name, code, pause)
             watched.restart_at = time.monotonic() + pause
+
+    def _next_pause_s(self, watched: _Watched, what: str) -> float:
+        pause = watched.budget.next_pause_s()
+        if pause is None:
+            raise RunFailed(
+                f"{what} after {self._max_restarts} restarts within {self._restart_window_s:.0f} s; "
+                f"its log is {watched.program.log_path}"
+            )
+        return pause
 
     def stop(self, names: list[str], grace_s: float) -> dict[str, int | None]:
         """Stop roles one after the other.

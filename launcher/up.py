@@ -21,9 +21,10 @@ from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, check, connect
+from replay_service.errors import ConfigError
 from replay_service.keys import Keys
 from replay_service.run_state import Phase, RunStateStore
-from replay_service.service import load_seed_data
+from replay_service.service import load_seed_data, resolve_sources
 from replay_service.tasks import find_task
 
 _TICK_S = 0.5
@@ -52,12 +53,18 @@ def resolve_environment(run: RunConfig) -> EnvironmentConfig:
     spec = environment.spec
     environment.close()
     return EnvironmentConfig(
-        max_episode_steps=spec.max_episode_steps, observation_dim=spec.observation_dim, action_dim=spec.action_dim
+        max_episode_steps=spec.max_episode_steps,
+        observation_dim=spec.observation_dim,
+        action_dim=spec.action_dim,
+        action_low=tuple(environment.action_low.tolist()),
+        action_high=tuple(environment.action_high.tolist()),
     )
 
 
-def check_inputs(run: RunConfig) -> None:
-    """Load the dataset and ping the named Redis, so that a mistake is told before anything is started.
+def check_inputs(run: RunConfig, *, with_dataset: bool) -> None:
+    """Ping the named Redis and load the dataset, so that a mistake is told before anything is started.
+
+    A run that is resumed has its data in Redis already; the files may be gone.
 
     Raises:
         DatasetError: a source is missing, unreadable or does not fit.
@@ -65,7 +72,10 @@ def check_inputs(run: RunConfig) -> None:
     """
     if run.redis_url:
         check(RedisEndpoint.from_url(run.redis_url, _password()))
-    load_seed_data(run)
+    if with_dataset:
+        load_seed_data(run)
+    else:
+        resolve_sources(run)
 
 
 def _password() -> str:
@@ -123,7 +133,10 @@ class Run:
             display.say("starting Ray ...")
             programs = make_program(self._config, self._directory, gpu=False)
             placement = RolePlacement(
-                address=self._config.launcher.ray_address, num_cpus=sum(program.num_cpus for program in programs)
+                address=self._config.launcher.ray_address,
+                num_cpus=sum(program.num_cpus for program in programs),
+                say=display.say,
+                should_stop=lambda: self._interrupts.count > 0,
             )
             supervisor = Supervisor(
                 placement,
@@ -134,6 +147,11 @@ class Run:
             )
             in_order = True
             try:
+                if placement.num_nodes() > 1 and not self._config.run.redis_url:
+                    raise ConfigError(
+                        f"the Ray cluster has {placement.num_nodes()} nodes, but the embedded Redis listens on "
+                        "loopback only: start a Redis that all nodes reach and name it with --redis-url"
+                    )
                 if self._config.launcher.device != "cpu":
                     programs = make_program(self._config, self._directory, gpu=placement.has_gpu())
                 self._start(supervisor, programs, display)
@@ -216,9 +234,9 @@ class Run:
             supervisor.tend()
             snapshot = self._read()
             if snapshot is None:
-                display.notice = _REDIS_GONE_NOTICE
+                display.warn(_REDIS_GONE_NOTICE)
             else:
-                display.notice = ""
+                display.clear_warning()
                 display.show(snapshot)
                 if snapshot.state.stop_requested:
                     display.say(f"stop requested: {snapshot.state.stop_requested}")

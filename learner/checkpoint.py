@@ -53,8 +53,6 @@ class Progress:
     offline_grad_steps: int = 0
     online_grad_steps: int = 0
     policy_version: int = 0
-    online_cursor: str = "0-0"
-    """Stream position up to which this state had read; the data themselves stay in Redis."""
     env_steps: int = 0
     next_evaluation_env_steps: int = 0
 
@@ -89,6 +87,7 @@ class CheckpointStore:
             "format": _FORMAT,
             "shape": self._shape,
             "progress": asdict(progress),
+            "device_type": state.generator.device.type,
             "sha256": {name: _sha256(tensor) for name, tensor in tensors.items()},
         }
         manifest["manifest_sha256"] = _manifest_sha256(manifest)
@@ -156,13 +155,21 @@ class CheckpointStore:
         for name, tensor in stored.items():
             if _sha256(tensor) != hashes[name]:
                 raise _Damaged(f"tensor {name} does not have the hash that the manifest names")
-            if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+            if name != "generator" and (tensor.shape != own[name].shape or tensor.dtype != own[name].dtype):
                 raise _Damaged(f"tensor {name}: expected {tuple(own[name].shape)}, got {tuple(tensor.shape)}")
         with torch.no_grad():
             for name, tensor in stored.items():
                 if name != "generator":
                     own[name].copy_(tensor)
-        state.generator.set_state(stored["generator"])
+        if manifest.get("device_type") == state.generator.device.type:
+            state.generator.set_state(stored["generator"])
+        else:
+            _log.warning(
+                "the checkpoint was made on %s, this is %s: random numbers are drawn from a new seed",
+                manifest.get("device_type"),
+                state.generator.device.type,
+            )
+            state.generator.manual_seed(progress.grad_steps)
         state.grad_steps = progress.grad_steps
         return progress
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -39,6 +40,11 @@ _ENTRIES_A_READ = 64
 _IDLE_PAUSE_S = 0.05
 
 _log = logging.getLogger(__name__)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Learner:
@@ -86,7 +92,7 @@ class Learner:
             CheckpointError: the run has made progress that no sound checkpoint holds.
             DatasetError: a seed message does not fit the run.
         """
-        torch.set_num_threads(self._config.threads or os.cpu_count() or 1)
+        torch.set_num_threads(self._config.threads or available_cores())
         address = serve_metrics(self._registry, self._run.metrics_host)
         seeded = self._wait_for_seed()
         if seeded is None:
@@ -164,7 +170,7 @@ class Learner:
                         use_terminals=self._config.use_terminals,
                     )
                 )
-        while self._ingest(block_ms=None) and not self._stop.is_set():
+        while self._patience.until_answered(lambda: self._ingest(block_ms=None)) and not self._stop.is_set():
             pass
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
 
@@ -230,8 +236,8 @@ class Learner:
         if self._progress.phase is not Phase.FINISHED and self._progress.phase is not Phase.SEEDING:
             self._checkpoint()
         self._report()
-        while not self._stop.wait(1.0):
-            pass  # finished: metrics stay up until the launcher ends the run
+        while not self._stop.wait(1.0):  # finished: metrics stay up until the launcher ends the run
+            self._patience.until_answered(self._publish_what_redis_lost)
         try:
             self._run_state.withdraw_endpoint(_PROCESS_NAME)
         except TRANSIENT_ERRORS as error:
@@ -296,6 +302,7 @@ class Learner:
         env_steps = self._patience.until_answered(exchange)
         if env_steps is not None:
             progress.env_steps = env_steps
+        self._patience.until_answered(self._publish_what_redis_lost)
         self._last_sync = time.monotonic()
 
     def _ingest(self, *, block_ms: int | None) -> int:
@@ -313,7 +320,6 @@ class Learner:
                 self._mirror.insert_online(transitions, first_step=entry.first_step)
                 self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
             taken += 1
-        self._progress.online_cursor = self._reader.cursor
         return taken
 
     def _put_aside(self, bad: BadEntry) -> None:
@@ -324,10 +330,22 @@ class Learner:
 
     def _publish_online(self) -> None:
         progress, every = self._progress, self._config.evaluate_every_env_steps
-        due = every > 0 and progress.env_steps >= progress.next_evaluation_env_steps
+        due = every > 0 and self._paid_env_steps() >= progress.next_evaluation_env_steps
         self._publish(for_evaluation=due)
-        while due and progress.next_evaluation_env_steps <= progress.env_steps:
+        while due and progress.next_evaluation_env_steps <= self._paid_env_steps():
             progress.next_evaluation_env_steps += every
+
+    def _publish_what_redis_lost(self) -> None:
+        """A Redis that died may have forgotten its last second, and with it a version or a phase."""
+        known = self._run_state.read()
+        if known.policy_version < self._progress.policy_version:
+            _log.warning("Redis lost version %d: it is published again", self._progress.policy_version)
+            phase = self._progress.phase
+            self._channel.publish(
+                self._export(self._progress.policy_version),
+                for_evaluation=phase is Phase.FINISHED,
+                enter=phase if phase in (Phase.ONLINE, Phase.FINISHED) else None,
+            )
 
     def _publish(self, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
         version = self._progress.policy_version + 1
@@ -341,10 +359,18 @@ class Learner:
             return  # a learner that crashed before its first checkpoint has asked already
         self._channel.request_evaluation(self._export(0))
 
+    def _paid_env_steps(self) -> int:
+        """Environment steps that the updates so far are owed to: actors may be ahead, a learning curve must not be."""
+        progress, run = self._progress, self._run
+        if progress.online_grad_steps == 0:
+            return 0
+        paid = min(run.initial_env_steps, run.num_env_steps) + math.ceil(progress.online_grad_steps / run.utd_ratio)
+        return min(progress.env_steps, paid)
+
     def _export(self, version: int) -> PolicyWeights:
-        progress = self._progress
+        env_steps = self._progress.env_steps if self._progress.phase is Phase.FINISHED else self._paid_env_steps()
         return export_policy(
-            self._state.policy, PublicationStamp(version, progress.grad_steps, progress.env_steps, time.time())
+            self._state.policy, PublicationStamp(version, self._progress.grad_steps, env_steps, time.time())
         )
 
     def _report(self) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replay_service.errors import CheckpointError
 from replay_service.policy_weights import PolicySpec, PolicyWeights
 
 _LAST_POLICY_LAYER_BOUND = 1e-3
@@ -133,18 +132,3 @@ def export_policy(policy: GaussianPolicy, stamp: PublicationStamp) -> PolicyWeig
         biases=tuple(to_numpy(layer.bias) for layer in linears),
         log_std=to_numpy(policy.log_std()),
     )
-
-
-def load_policy(policy: GaussianPolicy, weights: PolicyWeights) -> None:
-    """Copy a message's mean network into a policy; the standard deviation keeps the policy's own value.
-
-    Raises:
-        CheckpointError: the shapes differ.
-    """
-    if weights.spec != policy.spec:
-        raise CheckpointError(f"expected a policy of shape {policy.spec}, got {weights.spec}")
-    linears = [layer for layer in policy.layers if isinstance(layer, nn.Linear)]
-    with torch.no_grad():
-        for layer, weight, bias in zip(linears, weights.weights, weights.biases, strict=True):
-            layer.weight.copy_(torch.from_numpy(np.array(weight)))
-            layer.bias.copy_(torch.from_numpy(np.array(bias)))

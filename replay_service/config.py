@@ -25,6 +25,10 @@ class EnvironmentConfig:
     """Length of an observation. 0: asked of the environment at start."""
     action_dim: int = 0
     """Length of an action. 0: asked of the environment at start."""
+    action_low: tuple[float, ...] = ()
+    """Lower bounds of the environment's actions. Empty: -1, as the policy's."""
+    action_high: tuple[float, ...] = ()
+    """Upper bounds of the environment's actions. Empty: 1, as the policy's."""
 
     def __post_init__(self) -> None:
         for name in ("max_episode_steps", "observation_dim", "action_dim"):
@@ -86,7 +90,7 @@ class RunConfig:
     rollout_length: int = 200
     """Environment steps in one message, at most; a message never crosses the end of an episode."""
     run_id: str = ""
-    """Name of the run, and of its keys in Redis. Default: the run directory's name."""
+    """Name of the run, and of its keys in Redis. Default: the run directory's name and the time."""
     redis_url: str = ""
     """A Redis to use (redis://, rediss:// or unix://). Default: an embedded server. Its password belongs into the
     environment variable AWAC_REDIS_PASSWORD, not here."""
@@ -108,6 +112,8 @@ class RunConfig:
         require_at_least("initial_env_steps", self.initial_env_steps, 0)
         require_at_least("max_env_steps_ahead", self.max_env_steps_ahead, 0)
         require_at_least("rollout_length", self.rollout_length, 1)
+        # A message larger than the buffer would be evicted as it is stored, and both sides would wait for ever.
+        require_at_least("replay.capacity", self.replay.capacity, self.rollout_length)
         require_between("discovery_port", self.discovery_port, 0, _HIGHEST_PORT)
         if self.max_env_steps_ahead:
             name = "max_env_steps_ahead (with this rollout_length and utd_ratio)"

@@ -15,7 +15,7 @@
     actor:<index>        hash     actors (Lua)             service, launcher    the run (ledger, lease, last seen)
     endpoints            hash     every process            service discovery    the run
 
-All carry the hash tag `{<run_id>}`, so that Redis Cluster keeps a run in one slot and the scripts stay legal.
+All carry the hash tag `{<run_id>}`, so that a run stays in one slot of a Redis Cluster, as its scripts need.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class PolicyWeights:
     grad_steps: int
     """Optimizer updates behind this version, offline ones included."""
     env_steps: int
-    """Online environment steps that the learner had taken in when it published."""
+    """Online environment steps that the updates behind this version are owed to; 0 for the offline policy."""
     published_unix_seconds: float
     weights: tuple[FloatArray, ...]
     """One (out, in) float32 array a layer."""

@@ -25,6 +25,9 @@ from replay_service.errors import USER_ERROR_EXIT_CODE, ProtocolError, UserError
 PARENT_VARIABLE = "AWAC_PARENT_PID"
 """Environment variable by which the launcher tells a role that it shall not outlive its parent."""
 
+RESTARTED_VARIABLE = "AWAC_RESTARTED"
+"""Environment variable by which the launcher tells a role that it replaces a crashed one."""
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after a fork only the call itself is safe
 _WAIT_NOTICE_PERIOD_S = 10.0

@@ -77,7 +77,9 @@ class Reports:
         self._keys = keys
 
     def add_evaluation(self, evaluation: Evaluation, *, request_id: str) -> None:
-        """Record an evaluation and count it, atomically."""
+        """Record an evaluation and count it, atomically; once, however often it is repeated for a lost answer."""
+        if self.last_judged_request() == request_id:
+            return
         with self._client.pipeline(transaction=True) as pipe:
             pipe.xadd(self._keys.evaluations, {"json": json.dumps(asdict(evaluation)), "request": request_id})
             pipe.hincrby(self._keys.run, "evaluations_done", 1)

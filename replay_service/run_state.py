@@ -14,7 +14,7 @@ from replay_service.redis_client import RedisClient
 
 
 class Phase(enum.StrEnum):
-    """Where a run stands. Phases follow each other in this order and never go back."""
+    """Where a run stands. Phases follow in this order; only a larger budget leads from finished back to online."""
 
     SEEDING = "seeding"
     PRETRAINING = "pretraining"

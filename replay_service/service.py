@@ -32,6 +32,7 @@ from replay_service.seeding import seed
 NO_DATASET = "none"
 _PROCESS_NAME = "replay"
 _PERIOD_S = 1.0
+_OUTAGE_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ def load_seed_data(run: RunConfig) -> OfflineDataset | None:
         DatasetError: a source is missing, unreadable or does not fit the environment.
     """
     sources = resolve_sources(run)
-    return load_dataset(sources, spec=run.spec) if sources else None
+    bounds = (run.environment.action_low, run.environment.action_high)
+    return load_dataset(sources, spec=run.spec, action_bounds=bounds) if sources else None
 
 
 class ReplayService:
@@ -163,10 +165,18 @@ class ReplayService:
         _log.info("run %s is open; service discovery at http://%s/targets", self._run.run_id, discovery.address)
         release = client.register_script(scripts.source("release"))
         silence_ms = int(self._run.replay.actor_timeout_s * 1000)
+        steady_since = last_tick = time.monotonic()
 
         def tick(status: str) -> None:
+            # After a start or an outage nobody has been heard of, and nobody is silent by his own fault.
+            nonlocal steady_since, last_tick
+            now = time.monotonic()
+            if now - last_tick > _OUTAGE_S:
+                steady_since = now
+            last_tick = now
+            patient = now - steady_since < self._run.replay.actor_timeout_s
             for actor in reports.actors():
-                if actor.lease:
+                if actor.lease and not patient:
                     release(keys=[self._keys.run, self._keys.actor(actor.actor_id)], args=[silence_ms])
             recorder.update(*reports.state_and_actors(), status=status)
 

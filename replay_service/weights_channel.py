@@ -23,11 +23,15 @@ class WeightsChannel:
     def publish(self, policy: PolicyWeights, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
         """Make a version the newest one, atomically with its number.
 
+        Repeating it, because its answer was lost, changes nothing: a version that Redis has already is left alone.
+
         Args:
             policy: its `version` must be above every one before.
             for_evaluation: also queue it for the evaluator.
             enter: a phase that begins with this version.
         """
+        if int(self._client.hget(self._keys.run, "policy_version") or 0) >= policy.version:
+            return
         message = wire.encode_policy_weights(policy)
         with self._client.pipeline(transaction=True) as pipe:
             pipe.set(self._keys.weights, message)

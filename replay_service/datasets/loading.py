@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,28 @@ _FORMATS = (
     "a Minari directory or id, a D4RL HDF5 file, a DAPG pickle, an .npy file of paths, or an .npz of this project"
 )
 _MINARI_ID = re.compile(r"[\w.-]+(/[\w.-]+)*/[\w.-]+-v\d+\Z")
+_ACTION_SLACK = 1.0
+"""How far beyond [-1, 1] a recorded action may be, after rescaling: exploration noise is often stored unclipped, but
+values of twice the range speak of another environment."""
 _MINARI_FILE = Path("data") / "main_data.hdf5"
 
 
-def load_dataset(sources: Sequence[str], *, spec: ExperienceSpec) -> OfflineDataset:
+def load_dataset(
+    sources: Sequence[str],
+    *,
+    spec: ExperienceSpec,
+    action_bounds: tuple[Sequence[float], Sequence[float]] = ((), ()),
+) -> OfflineDataset:
     """Load and check datasets, in order, as one.
 
     For the three binary tasks, rewards are recomputed from the observations, actions are clipped to [-1, 1] and no
-    episode terminates; the stored rewards and terminations are not looked at. For any other environment everything is
-    taken as stored; actions are expected in the policy's range, [-1, 1].
+    episode terminates; the stored rewards and terminations are not looked at. For any other environment rewards and
+    terminations are taken as stored, and actions are brought from the environment's bounds to the policy's [-1, 1].
 
     Args:
         sources: paths or Minari ids.
         spec: of the run's environment.
+        action_bounds: (low, high) of the environment's actions, A values each; empty for -1 and 1.
 
     Raises:
         DatasetError: a source is missing, unreadable, empty, or does not fit the environment.
@@ -48,7 +58,8 @@ def load_dataset(sources: Sequence[str], *, spec: ExperienceSpec) -> OfflineData
         before = len(episodes)
         try:
             for index, raw in enumerate(_read(path, claims)):
-                episodes.append(_check(raw, task, claims.place(index)))
+                episode = _check(raw, task, claims.place(index))
+                episodes.append(episode if task else _rescale(episode, action_bounds, claims.place(index)))
         except MemoryError as error:
             raise DatasetError(f"{source}: expected a dataset that fits into this machine's memory") from error
         if len(episodes) == before:
@@ -122,6 +133,23 @@ def _check(raw: RawEpisode, task: Task | None, where: str) -> Episode:
     if raw.rewards.shape != (steps,):
         raise DatasetError(f"{where}: rewards: expected shape ({steps},), got {raw.rewards.shape}")
     return Episode(observations, actions, _float32(raw.rewards, "rewards", where), raw.terminated, raw.truncated)
+
+
+def _rescale(episode: Episode, bounds: tuple[Sequence[float], Sequence[float]], where: str) -> Episode:
+    """Bring actions from the environment's bounds to [-1, 1]; what lies outside is kept, as in online data."""
+    width = episode.actions.shape[1]
+    low = np.asarray(bounds[0] or [-1.0] * width, dtype=np.float32)
+    high = np.asarray(bounds[1] or [1.0] * width, dtype=np.float32)
+    if (low == -1.0).all() and (high == 1.0).all():
+        scaled = episode.actions  # to the last bit
+    else:
+        scaled = (episode.actions - low) / (high - low) * np.float32(2.0) - np.float32(1.0)
+    if np.abs(scaled).max() > 1.0 + _ACTION_SLACK:
+        raise DatasetError(
+            f"{where}: actions: expected values from {low.min():g} to {high.max():g}, the environment's bounds, got "
+            f"{episode.actions.min():g} to {episode.actions.max():g}: is it a dataset of another environment?"
+        )
+    return replace(episode, actions=scaled)
 
 
 def _float32(array: AnyArray, name: str, where: str) -> FloatArray:

@@ -18,7 +18,7 @@ import tomli_w
 
 from actors.__main__ import parse_indices
 from actors.actor import actor_generator
-from replay_service.config import RunConfig
+from replay_service.config import ReplayConfig, RunConfig
 from replay_service.connection import RedisEndpoint
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec, Trajectory
@@ -151,7 +151,7 @@ def test_a_stop_in_the_middle_gives_back_the_rest_of_the_lease(
     # One message of a hundred thousand steps: an actor that is stopped is inside of it, and cuts it short.
     shape = replace(run_config.environment, max_episode_steps=100_000)
     run = replace(run_config, environment=shape, rollout_length=100_000, num_env_steps=10**6,
-                  max_env_steps_ahead=200_000)  # fmt: skip
+                  max_env_steps_ahead=200_000, replay=ReplayConfig(capacity=100_000))  # fmt: skip
     redis_fingerprint_of(online_state, run)
     online_state.initialise(run)
     channel.publish(make_policy_weights(1))

@@ -53,7 +53,6 @@ def progress_at(grad_steps: int) -> Progress:
         offline_grad_steps=grad_steps - 2,
         online_grad_steps=2,
         policy_version=7,
-        online_cursor="17-3",
         env_steps=44,
         next_evaluation_env_steps=50,
     )

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learner.networks import CriticEnsemble, GaussianPolicy, PublicationStamp, export_policy, load_policy
-from replay_service.errors import CheckpointError
+from learner.networks import CriticEnsemble, GaussianPolicy, PublicationStamp, export_policy
 from replay_service.policy_weights import PolicySpec
 
 Array64 = npt.NDArray[np.float64]
@@ -198,17 +197,6 @@ class TestExport:
         assert (message.env_steps, message.published_unix_seconds) == (120, 1.5e9)
         np.testing.assert_array_equal(message.log_std, policy.log_std().detach().numpy())
 
-    def test_load_is_the_inverse_but_for_the_standard_deviation(self) -> None:
-        policy, other = make_policy(), make_policy(seed=1)
-        randomise(policy, seed=6)
-        load_policy(other, export_policy(policy, STAMP))
-        observations, _ = batch()
-        assert torch.equal(other(observations), policy(observations))
-        assert other.log_std_logit.tolist() == [0.0, 0.0]
-        again = export_policy(other, STAMP)
-        for found, expected in zip(again.weights, export_policy(policy, STAMP).weights, strict=True):
-            np.testing.assert_array_equal(found, expected)
-
     def test_a_message_does_not_change_with_the_policy(self) -> None:
         policy = make_policy()
         message = export_policy(policy, STAMP)
@@ -216,11 +204,6 @@ class TestExport:
         randomise(policy, seed=7)
         after = [*message.weights, *message.biases, message.log_std]
         assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-
-    def test_load_refuses_another_shape_and_names_both(self) -> None:
-        wider = make_policy(PolicySpec(3, 2, (7, 6)))
-        with pytest.raises(CheckpointError, match=r"\(7, 6\).*\(7, 5\)"):
-            load_policy(wider, export_policy(make_policy(), STAMP))
 
 
 def assert_fills(weight: Tensor, bound: float) -> None:

@@ -45,7 +45,7 @@ def test_each_value_reaches_its_field(path: Path) -> None:
         [environment]
         observation_dim = 45
         [replay]
-        capacity = 7
+        capacity = 700
         evict_seed = false
         [learner]
         batch_size = 8
@@ -56,7 +56,7 @@ def test_each_value_reaches_its_field(path: Path) -> None:
     run = load_run_config(path)
     assert (run.env, run.utd_ratio, run.dataset) == ("pen", 2.0, ("a", "b"))
     assert isinstance(run.utd_ratio, float)
-    assert (run.environment.observation_dim, run.replay.capacity, run.replay.evict_seed) == (45, 7, False)
+    assert (run.environment.observation_dim, run.replay.capacity, run.replay.evict_seed) == (45, 700, False)
     role = load_role_config(path, "learner", RoleConfig)
     assert role == RoleConfig(batch_size=8, sizes=(1, 2, 3), inner=Inner(ratio=1.0))
 

@@ -198,6 +198,17 @@ def test_binary_tasks_recompute_rewards_clip_actions_and_never_terminate(tmp_pat
     assert loaded.truncated
 
 
+def test_actions_are_brought_from_the_environments_bounds_to_the_policys(tmp_path: Path) -> None:
+    recorded = make_episode(4)
+    low, high = (-2.0, 0.0), (2.0, 10.0)
+    stored = np.float32(low) + (recorded.actions + 1) / 2 * (np.float32(high) - np.float32(low))
+    write_own(tmp_path / "x", [spoil(recorded, actions=stored.astype(np.float32))])
+    (episode,) = load_dataset([str(tmp_path / "x")], spec=SPEC, action_bounds=(low, high)).episodes
+    np.testing.assert_allclose(episode.actions, recorded.actions, atol=1e-6)
+    with pytest.raises(DatasetError, match="expected values from -1 to 1, the environment's bounds"):
+        load_dataset([str(tmp_path / "x")], spec=SPEC)
+
+
 class Malice:
     def __init__(self, marker: Path) -> None:
         self.marker = marker

@@ -231,7 +231,7 @@ class TestRecorder:
         recorder.update(state.read(), [])
         assert not (tmp_path / EVALUATIONS_FILE).exists()
         for version in (1, 2):
-            reports.add_evaluation(replace(EVALUATION, policy_version=version), request_id="1-0")
+            reports.add_evaluation(replace(EVALUATION, policy_version=version), request_id=f"{version}-0")
             recorder.update(state.read(), [])
         first, second = read_rows(tmp_path)
         assert (first["env"], first["preset"], first["seed"]) == ("pen", "published", "7")

@@ -40,10 +40,18 @@ def reports(state: RunStateStore, redis_client: RedisClient, keys: Keys) -> Repo
 class TestEvaluations:
     def test_they_come_back_as_they_were_recorded(self, reports: Reports, state: RunStateStore) -> None:
         without_success = replace(EVALUATION, success_any=None, success_final=None, success_fraction=None)
-        for evaluation in (EVALUATION, without_success):
-            reports.add_evaluation(evaluation, request_id="1-0")
+        for number, evaluation in enumerate((EVALUATION, without_success)):
+            reports.add_evaluation(evaluation, request_id=f"{number}-1")
         assert [evaluation for _, evaluation in reports.evaluations()] == [EVALUATION, without_success]
         assert state.read().evaluations_done == 2
+
+    def test_one_that_is_repeated_for_a_lost_answer_is_recorded_once(
+        self, reports: Reports, state: RunStateStore
+    ) -> None:
+        for _ in range(2):
+            reports.add_evaluation(EVALUATION, request_id="1-0")
+        assert len(list(reports.evaluations())) == 1
+        assert state.read().evaluations_done == 1
 
     def test_only_those_after_a_cursor_are_yielded(self, reports: Reports) -> None:
         for version in (1, 2, 3):
@@ -78,6 +86,14 @@ class TestLearnerReports:
             reports.add_learner_report(report)
         assert [report for _, report in reports.learner_reports()] == [REPORT, later]
         assert reports.latest_learner_report() == later
+
+    def test_one_that_is_repeated_for_a_lost_answer_is_recorded_once(
+        self, reports: Reports, state: RunStateStore
+    ) -> None:
+        for _ in range(2):
+            reports.add_evaluation(EVALUATION, request_id="1-0")
+        assert len(list(reports.evaluations())) == 1
+        assert state.read().evaluations_done == 1
 
     def test_only_those_after_a_cursor_are_yielded(self, reports: Reports) -> None:
         for grad_steps in (1, 2, 3):
