@@ -234,6 +234,7 @@ class Learner:
 
     def _finish(self) -> None:
         if self._progress.phase is not Phase.FINISHED and self._progress.phase is not Phase.SEEDING:
+            self._sync(block_ms=None)  # so that the summary and the last checkpoint name the same step
             self._checkpoint()
         self._report()
         while not self._stop.wait(1.0):  # finished: metrics stay up until the launcher ends the run
