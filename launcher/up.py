@@ -280,7 +280,7 @@ class Run:
             self._while_redis_answers(lambda: state.set_final_status(status))
         codes |= supervisor.stop(["replay"], grace_s)
         for name, code in codes.items():
-            if code not in (0, None):
+            if code not in (0, None, -signal.SIGTERM):  # the last one: it was still starting when it was asked to end
                 _log.warning("%s ended with code %s", name, code)
                 display.say(f"{name} ended with code {code}; see {self._directory.logs}")
 

@@ -90,7 +90,7 @@ def hash_of_newest_checkpoint(run_dir: Path) -> dict[str, str]:
 
 
 def test_crashes_are_mended_and_the_run_is_resumed_after_ctrl_c(start: Start) -> None:
-    run = start(*SMALL_PEN, "--num-env-steps", "4000", "--utd-ratio", "0.5")
+    run = start(*SMALL_PEN, "--num-env-steps", "100000", "--utd-ratio", "0.5")
     run.wait_until(lambda state: state.env_steps >= 600)
 
     # An actor and the learner are killed for real; both come back and the run goes on.
@@ -121,7 +121,8 @@ def test_crashes_are_mended_and_the_run_is_resumed_after_ctrl_c(start: Start) ->
     assert stopped["unaccounted_steps"] == 0
     saved = hash_of_newest_checkpoint(run.run_dir)
 
-    resumed = start("--restart-behavior", "resume")
+    budget = (stopped["env_steps"] // 1000 + 2) * 1000
+    resumed = start("--restart-behavior", "resume", "--num-env-steps", str(budget))
     state = resumed.wait_until(lambda s: s.policy_version > stopped["policy_version"])
     assert state.env_steps >= stopped["env_steps"]
     assert state.grad_steps >= stopped["grad_steps"]
@@ -131,8 +132,8 @@ def test_crashes_are_mended_and_the_run_is_resumed_after_ctrl_c(start: Start) ->
     assert resumed.wait() == 0, resumed.output + resumed.logs()
     summary = resumed.summary()
     assert summary["status"] == "finished"
-    assert summary["env_steps"] == 4000
-    assert summary["grad_steps"] == 150 + (4000 - 400) // 2
+    assert summary["env_steps"] == budget
+    assert summary["grad_steps"] == 150 + (budget - 400) // 2
     assert summary["unaccounted_steps"] == 0
     assert summary["actor_restarts"] == 1
     assert summary["learner_restarts"] == 1
@@ -140,7 +141,7 @@ def test_crashes_are_mended_and_the_run_is_resumed_after_ctrl_c(start: Start) ->
 
 
 def test_redis_and_its_keeper_killed_lose_nothing_that_was_acknowledged(start: Start) -> None:
-    run = start(*SMALL_PEN, "--num-env-steps", "3000", "--utd-ratio", "0.5")
+    run = start(*SMALL_PEN, "--num-env-steps", "6000", "--utd-ratio", "0.5")
     run.wait_until(lambda state: state.env_steps >= 800)
     (replay,) = role_pids(run.run_dir, "replay_service")
     before = run.state()
@@ -151,7 +152,7 @@ def test_redis_and_its_keeper_killed_lose_nothing_that_was_acknowledged(start: S
     assert after.seed_steps == before.seed_steps
     assert run.wait() == 0, run.output + run.logs()
     summary = run.summary()
-    assert summary["env_steps"] == 3000
+    assert summary["env_steps"] == 6000
     assert summary["unaccounted_steps"] == 0
     assert summary["seed_steps"] == 25 * 200
 
