@@ -9,12 +9,11 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -24,11 +23,6 @@ from rich.console import Console
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
 from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
-
-if TYPE_CHECKING:
-    from launcher.run_directory import RunDirectory
-    from replay_service.config import RunConfig
-    from replay_service.redis_client import RedisClient
 
 _ENVIRONMENT_PREFIX = "AWAC_"
 _FAILURE_EXIT_CODE = 1
@@ -120,12 +114,13 @@ def status(run: Path | None = None, /) -> int:
     import json
 
     from launcher.display import Rates, evaluation_table, plain_line
+    from launcher.run_connection import snapshot_reader
     from launcher.run_directory import find_run
 
     directory = find_run(run)
     holder = directory.holder()
     console = Console()
-    reader = _snapshot_reader(directory) if holder else None
+    reader = snapshot_reader(directory) if holder else None
     if reader is None and holder is not None:
         console.print(
             f"{directory.path}: launcher process {holder.get('pid')} holds it; it is starting, or its Redis does not "
@@ -246,12 +241,13 @@ def doctor(run: Path | None = None, /) -> int:
         The run directory. Default: the run that was started last in this folder.
     """
     from launcher.doctor import examine
+    from launcher.run_connection import redis_of
     from launcher.run_directory import find_run
     from replay_service.config_file import load_run_config
 
     directory = find_run(run)
     config = load_run_config(directory.config)
-    with _redis_of(directory, config) as client:
+    with redis_of(directory, config) as client:
         findings = examine(client, config, directory.checkpoints)
     for finding in findings:
         print(finding)
@@ -380,50 +376,6 @@ def _keep_password_out(experiment: ExperimentConfig) -> ExperimentConfig:
     if endpoint.password:
         os.environ[PASSWORD_VARIABLE] = endpoint.password
     return replace(experiment, run=replace(experiment.run, redis_url=endpoint.url))
-
-
-def _snapshot_reader(directory: Any) -> Any:
-    from launcher.snapshot import SnapshotReader
-    from replay_service.config_file import load_run_config
-    from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
-    from replay_service.keys import Keys
-
-    absent: tuple[type[Exception], ...] = (*TRANSIENT_ERRORS, OSError, RunDirectoryError)
-    try:
-        client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
-        reader = SnapshotReader(client, Keys(load_run_config(directory.config).run_id))
-        reader.read()
-    except absent:
-        return None
-    return reader
-
-
-@contextmanager
-def _redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient]:
-    """A client of the run's Redis; that of a run which is not up is started on its data, and stopped again."""
-    from replay_service.connection import RedisEndpoint, check, connect
-    from replay_service.redis_server import EmbeddedRedis, find_server
-
-    if not directory.connection.exists():
-        raise RunDirectoryError(f"{directory.path} has no Redis data: the run never came up")
-    endpoint = RedisEndpoint.load(directory.connection)
-    if directory.holder() is not None or config.redis_url:
-        check(endpoint)
-        client = connect(endpoint)
-        yield client
-        client.close()
-        return
-    with directory.held():
-        server = EmbeddedRedis.start(
-            directory.connection.parent,
-            server=find_server(config.replay.server_path),
-            max_memory_mb=config.replay.max_memory_mb,
-            previous=endpoint,
-        )
-        try:
-            yield connect(server.endpoint)
-        finally:
-            server.stop()
 
 
 def _log_to(path: Path) -> None:

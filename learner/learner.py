@@ -14,13 +14,14 @@ from prometheus_client import CollectorRegistry
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
 from learner.metrics import LearnerMetrics
-from learner.mirror import ReplayMirror, n_step_transitions
+from learner.mirror import ReplayMirror, Transitions, n_step_transitions
 from learner.networks import PublicationStamp, export_policy
 from learner.report import MetricMeans
 from learner.update import LearnerState, UpdateMetrics, gradient_step, make_state
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import CheckpointError, DatasetError
+from replay_service.experience import Trajectory
 from replay_service.keys import Keys
 from replay_service.patience import Patience
 from replay_service.policy_weights import PolicyWeights
@@ -162,14 +163,7 @@ class Learner:
             for entry in entries:
                 if isinstance(entry, BadEntry):
                     raise DatasetError(f"seed entry {entry.entry_id} does not fit the run: {entry.reason}")
-                self._mirror.insert_seed(
-                    n_step_transitions(
-                        entry.trajectory,
-                        n_step=self._config.n_step,
-                        discount=self._config.discount,
-                        use_terminals=self._config.use_terminals,
-                    )
-                )
+                self._mirror.insert_seed(self._transitions(entry.trajectory))
         while self._patience.until_answered(lambda: self._ingest(block_ms=None)) and not self._stop.is_set():
             pass
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
@@ -312,16 +306,18 @@ class Learner:
             if isinstance(entry, BadEntry):
                 self._put_aside(entry)
             else:
-                transitions = n_step_transitions(
-                    entry.trajectory,
-                    n_step=self._config.n_step,
-                    discount=self._config.discount,
-                    use_terminals=self._config.use_terminals,
-                )
-                self._mirror.insert_online(transitions, first_step=entry.first_step)
+                self._mirror.insert_online(self._transitions(entry.trajectory), first_step=entry.first_step)
                 self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
             taken += 1
         return taken
+
+    def _transitions(self, trajectory: Trajectory) -> Transitions:
+        return n_step_transitions(
+            trajectory,
+            n_step=self._config.n_step,
+            discount=self._config.discount,
+            use_terminals=self._config.use_terminals,
+        )
 
     def _put_aside(self, bad: BadEntry) -> None:
         # Patience of its own: the reader has moved past the entry and would not bring it again.
@@ -331,9 +327,11 @@ class Learner:
 
     def _publish_online(self) -> None:
         progress, every = self._progress, self._config.evaluate_every_env_steps
-        due = every > 0 and self._paid_env_steps() >= progress.next_evaluation_env_steps
+        paid = self._paid_env_steps()
+        # The version at the end of the budget is evaluated as the last one, by `_complete`.
+        due = every > 0 and progress.next_evaluation_env_steps <= paid < self._run.num_env_steps
         self._publish(for_evaluation=due)
-        while due and progress.next_evaluation_env_steps <= self._paid_env_steps():
+        while due and progress.next_evaluation_env_steps <= paid:
             progress.next_evaluation_env_steps += every
 
     def _publish_what_redis_lost(self) -> None:

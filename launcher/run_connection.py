@@ -1,0 +1,59 @@
+"""Reach a run's Redis from another process than its launcher: for status, and for the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from launcher.run_directory import RunDirectory
+from launcher.snapshot import SnapshotReader
+from replay_service.config import RunConfig
+from replay_service.config_file import load_run_config
+from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, check, connect
+from replay_service.errors import RunDirectoryError
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+from replay_service.redis_server import EmbeddedRedis, find_server
+
+_ABSENT: tuple[type[Exception], ...] = (*TRANSIENT_ERRORS, OSError, RunDirectoryError)
+
+
+def snapshot_reader(directory: RunDirectory) -> SnapshotReader | None:
+    """A reader of a run that is up, or None when its Redis does not answer yet or any more."""
+    try:
+        client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
+        reader = SnapshotReader(client, Keys(load_run_config(directory.config).run_id))
+        reader.read()
+    except _ABSENT:
+        return None
+    return reader
+
+
+@contextmanager
+def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient]:
+    """A client of the run's Redis; that of a run which is not up is started on its data, and stopped again.
+
+    Raises:
+        RunDirectoryError: the run never came up, or another launcher takes it meanwhile.
+        RedisUnavailable: its Redis does not answer.
+    """
+    if not directory.connection.exists():
+        raise RunDirectoryError(f"{directory.path} has no Redis data: the run never came up")
+    endpoint = RedisEndpoint.load(directory.connection)
+    if directory.holder() is not None or config.redis_url:
+        check(endpoint)
+        client = connect(endpoint)
+        yield client
+        client.close()
+        return
+    with directory.held():
+        server = EmbeddedRedis.start(
+            directory.connection.parent,
+            server=find_server(config.replay.server_path),
+            max_memory_mb=config.replay.max_memory_mb,
+            previous=endpoint,
+        )
+        try:
+            yield connect(server.endpoint)
+        finally:
+            server.stop()
