@@ -20,6 +20,7 @@ from replay_service.config import RunConfig
 from replay_service.errors import WireError
 from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
+from replay_service.rate_limiter import env_steps_allowed
 from replay_service.redis_client import RedisClient, StreamRecord
 from replay_service.reports import ActorLedger, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
@@ -173,12 +174,17 @@ def _limiter(state: RunState, run: RunConfig) -> list[Finding]:
             Finding(state.env_steps == 0, f"limiter: no env steps before the online phase, got {state.env_steps:,}")
         ]
     owed = math.floor(run.utd_ratio * max(0, state.env_steps - state.initial_env_steps))
-    ahead = state.env_steps + state.leased_steps - state.initial_env_steps - run.tolerance_env_steps
-    allowed = math.floor(state.online_grad_steps / run.utd_ratio)
+    allowed = env_steps_allowed(
+        online_grad_steps=state.online_grad_steps,
+        utd_ratio=run.utd_ratio,
+        initial_env_steps=state.initial_env_steps,
+        tolerance=run.tolerance_env_steps,
+    )
+    ahead = max(0, state.env_steps + state.leased_steps - allowed)
     return [
         Finding(state.online_grad_steps <= owed, f"limiter: {state.online_grad_steps:,} updates of {owed:,} allowed"),
         # No error: a learner that was restored from a checkpoint has fewer updates than before and catches up.
-        Finding(True, f"limiter: actors ahead by {max(0, ahead - allowed):,} steps beyond the band"),
+        Finding(True, f"limiter: actors ahead by {ahead:,} steps beyond the band"),
         Finding(
             state.env_steps <= state.num_env_steps,
             f"budget: {state.env_steps:,} of {state.num_env_steps:,} env steps",

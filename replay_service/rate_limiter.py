@@ -33,7 +33,7 @@ def updates_allowed(*, env_steps: int, online_grad_steps: int, utd_ratio: float,
 def env_steps_allowed(*, online_grad_steps: int, utd_ratio: float, initial_env_steps: int, tolerance: int) -> int:
     """The number of environment steps that may have been stored or admitted by now (the actors' side).
 
-    The service computes the same in `scripts/admission.lua`; this form serves displays and tests.
+    The service computes the same in `scripts/admission.lua`; this form serves the doctor and tests.
 
     Returns:
         E0 + w + floor(G / r).

