@@ -9,7 +9,7 @@ from replay_service.policy_weights import PolicyWeights
 
 
 class NumpyPolicy:
-    """A Gaussian policy with tanh-bounded mean and one standard deviation for all states."""
+    """A Gaussian policy with one standard deviation for all states."""
 
     def __init__(self, weights: PolicyWeights) -> None:
         self.version = weights.version
@@ -18,14 +18,15 @@ class NumpyPolicy:
         self._weights = [np.ascontiguousarray(w).copy() for w in weights.weights]
         self._biases = [b.copy() for b in weights.biases]
         self._std: FloatArray = np.exp(weights.log_std)
+        self._bounded_mean = weights.spec.bounded_mean
 
     def mean(self, observation: FloatArray) -> FloatArray:
-        """The mean action, used for evaluation: (O,) or (B, O) float32 -> (A,) or (B, A) float32 in [-1, 1]."""
+        """The mean action, used for evaluation: (O,) or (B, O) float32 -> (A,) or (B, A) float32."""
         hidden = observation
         for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
             hidden = np.maximum(hidden @ weight.T + bias, np.float32(0.0))
-        mean: FloatArray = np.tanh(hidden @ self._weights[-1].T + self._biases[-1])
-        return mean
+        mean: FloatArray = hidden @ self._weights[-1].T + self._biases[-1]
+        return np.tanh(mean) if self._bounded_mean else mean
 
     def act(self, observation: FloatArray, noise: FloatArray) -> FloatArray:
         """A sample of the policy, used for exploration: mean + std * noise; it may leave [-1, 1].

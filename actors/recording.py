@@ -1,7 +1,8 @@
-"""Play a policy file: judge it, or record its episodes as a dataset.
+"""Play policy files: judge one, or record episodes as a dataset.
 
 python -m actors.recording evaluate --env pen --policy pen.policy
 python -m actors.recording record --env pen --policy pen.policy --episodes 25 --noise-std 0.3 --output pen.npz
+python -m actors.recording rollout --env pen --policy 0.policy --policy 1.policy --episodes 500 --output pen-bc-v0
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,9 +27,15 @@ from actors.evaluation import evaluate
 from actors.policy import NumpyPolicy
 from replay_service import wire
 from replay_service.config import require_at_least, require_between
-from replay_service.datasets import Episode, write_npz
+from replay_service.datasets import DatasetCard, Episode, check_minari_name, write_minari, write_npz
 from replay_service.errors import ConfigError, DatasetError, WireError
+from replay_service.experience import FloatArray
 from replay_service.process import configure_logging, run_role
+
+_PROGRESS_EVERY_EPISODES = 50
+
+Behaviour = Callable[[FloatArray], FloatArray]
+"""Observation (O,) -> action (A,), which may leave [-1, 1]."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,18 +54,32 @@ class ActionNoise:
     """c, in [0, 1): correlation of one step's noise with the next one's."""
 
 
-def record_episode(
-    environment: Environment, policy: NumpyPolicy, generator: np.random.Generator, noise: ActionNoise
-) -> Episode:
-    """Play one episode with noise on the mean action; the record holds the actions as clipped to [-1, 1]."""
-    observations = [environment.reset(seed=int(generator.integers(2**31)))]
-    actions, rewards = [], []
+def noisy_mean(policy: NumpyPolicy, action_dim: int, generator: np.random.Generator, noise: ActionNoise) -> Behaviour:
+    """The mean action with noise on it, for one episode."""
     fresh_share = np.float32(noise.std * np.sqrt(1.0 - noise.correlation**2))
-    offset = np.float32(noise.std) * generator.standard_normal(environment.spec.action_dim, dtype=np.float32)
-    while True:
-        action = np.clip(policy.mean(observations[-1]) + offset, -1.0, 1.0)
-        fresh = generator.standard_normal(environment.spec.action_dim, dtype=np.float32)
+    offset = np.float32(noise.std) * generator.standard_normal(action_dim, dtype=np.float32)
+
+    def behave(observation: FloatArray) -> FloatArray:
+        nonlocal offset
+        action: FloatArray = policy.mean(observation) + offset
+        fresh = generator.standard_normal(action_dim, dtype=np.float32)
         offset = np.float32(noise.correlation) * offset + fresh_share * fresh
+        return action
+
+    return behave
+
+
+def sampled(policy: NumpyPolicy, action_dim: int, generator: np.random.Generator) -> Behaviour:
+    """Samples of the policy, as an actor explores."""
+    return lambda observation: policy.act(observation, generator.standard_normal(action_dim, dtype=np.float32))
+
+
+def record_episode(environment: Environment, behaviour: Behaviour, seed: int) -> Episode:
+    """Play one episode from a seeded start; the record holds the actions as clipped to [-1, 1]."""
+    observations = [environment.reset(seed=seed)]
+    actions, rewards = [], []
+    while True:
+        action = np.clip(behaviour(observations[-1]), -1.0, 1.0)
         step = environment.step(action)
         observations.append(step.observation)
         actions.append(action)
@@ -86,12 +108,35 @@ def record(
     generator = np.random.default_rng(seed)
     kept: list[Episode] = []
     for played in range(1, longest_search + 1):
-        episode = record_episode(environment, policy, generator, noise)
+        seed_of_episode = int(generator.integers(2**31))
+        behaviour = noisy_mean(policy, environment.spec.action_dim, generator, noise)
+        episode = record_episode(environment, behaviour, seed_of_episode)
         if episode.rewards[-1] >= 0.0:
             kept.append(episode)
         if len(kept) == episodes:
             return kept, played
     raise DatasetError(f"expected {episodes} successful episodes, got {len(kept)} of {longest_search} played")
+
+
+def roll_out(
+    environment: Environment, policies: Sequence[NumpyPolicy], *, episodes: int, seed: int
+) -> Iterator[Episode]:
+    """Play the policies in turn, every second round with the mean action, else with samples; keep every episode.
+
+    Args:
+        environment: where.
+        policies: K of them; policy i plays the episodes i, i + K, i + 2K, ...
+        episodes: in all.
+        seed: of starts and samples.
+    """
+    generator = np.random.default_rng(seed)
+    for index in range(episodes):
+        policy = policies[index % len(policies)]
+        samples = (index // len(policies)) % 2 == 0
+        behaviour = sampled(policy, environment.spec.action_dim, generator) if samples else policy.mean
+        yield record_episode(environment, behaviour, int(generator.integers(2**31)))
+        if (index + 1) % _PROGRESS_EVERY_EPISODES == 0 or index + 1 == episodes:
+            _log.info("episode %d of %d", index + 1, episodes)
 
 
 def _load_policy(path: Path) -> NumpyPolicy:
@@ -106,28 +151,40 @@ def _load_policy(path: Path) -> NumpyPolicy:
 def main() -> int:
     """Evaluate a policy file, or record a dataset with it."""
     parser = argparse.ArgumentParser(prog="python -m actors.recording")
-    parser.add_argument("verb", choices=("evaluate", "record"))
+    parser.add_argument("verb", choices=("evaluate", "record", "rollout"))
     parser.add_argument("--env", required=True)
-    parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--policy", type=Path, required=True, action="append", help="rollout: may be given repeatedly")
     parser.add_argument("--episodes", type=int, default=25)
-    parser.add_argument("--noise-std", type=float, default=0.0, help="standard deviation added to the mean action")
-    parser.add_argument("--noise-correlation", type=float, default=0.0, help="of one step's noise with the next one's")
+    parser.add_argument("--noise-std", type=float, default=0.0, help="record: standard deviation added to the mean")
+    parser.add_argument(
+        "--noise-correlation", type=float, default=0.0, help="record: of one step's noise with the next's"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--provenance", default="{}", help="JSON object that is stored in the dataset")
-    parser.add_argument("--output", type=Path, help="dataset to write (.npz)")
+    parser.add_argument("--output", type=Path, help="dataset to write: record a .npz, rollout a Minari directory")
     arguments = parser.parse_args()
     configure_logging("recording")
     require_at_least("--episodes", arguments.episodes, 1)
     require_at_least("--noise-std", arguments.noise_std, 0.0)
     require_between("--noise-correlation", arguments.noise_correlation, 0.0, 1.0)
+    if arguments.verb != "rollout" and len(arguments.policy) > 1:
+        raise ConfigError(f"{arguments.verb}: expected one --policy, got {len(arguments.policy)}")
+    if arguments.verb != "evaluate" and arguments.output is None:
+        raise ConfigError(f"{arguments.verb}: expected --output, got none")
     environment = make_environment(arguments.env)
-    policy = _load_policy(arguments.policy)
+    policies = [_load_policy(path) for path in arguments.policy]
     if arguments.verb == "evaluate":
-        score = evaluate(environment, policy, episodes=arguments.episodes, first_seed=arguments.seed)
-        print(json.dumps(asdict(score) if score else None))
-        return 0
-    if arguments.output is None:
-        raise ConfigError("record: expected --output FILE.npz, got none")
+        score = evaluate(environment, policies[0], episodes=arguments.episodes, first_seed=arguments.seed)
+        result: object = asdict(score) if score else None
+    elif arguments.verb == "record":
+        result = _record_to_npz(environment, policies[0], arguments)
+    else:
+        result = _roll_out_to_minari(environment, policies, arguments)
+    print(json.dumps(result))
+    return 0
+
+
+def _record_to_npz(environment: Environment, policy: NumpyPolicy, arguments: argparse.Namespace) -> dict[str, object]:
     kept, played = record(
         environment,
         policy,
@@ -146,8 +203,32 @@ def main() -> int:
         "kept": "episodes that meet the goal at their last step",
     }
     write_npz(arguments.output, kept, {**provenance, **facts})
-    print(json.dumps({"episodes": len(kept), "played": played, "output": str(arguments.output)}))
-    return 0
+    return {"episodes": len(kept), "played": played, "output": str(arguments.output)}
+
+
+def _roll_out_to_minari(
+    environment: Environment, policies: list[NumpyPolicy], arguments: argparse.Namespace
+) -> dict[str, object]:
+    check_minari_name(arguments.output)
+    card = DatasetCard(
+        observation_dim=environment.spec.observation_dim,
+        action_dim=environment.spec.action_dim,
+        env_spec=environment.env.spec.to_json(),
+        algorithm="behaviour cloning",
+        description=f"Rollouts of {len(policies)} behaviour-cloned policies in {arguments.env}, half of the episodes "
+        "with sampled actions, half with the mean action; no episode is left out.",
+        provenance={**json.loads(arguments.provenance), "env": arguments.env, "seed": arguments.seed},
+    )
+    succeeded = 0
+
+    def counted() -> Iterator[Episode]:
+        nonlocal succeeded
+        for episode in roll_out(environment, policies, episodes=arguments.episodes, seed=arguments.seed):
+            succeeded += bool((episode.rewards >= 0.0).any())
+            yield episode
+
+    episodes, steps = write_minari(arguments.output, counted(), card)
+    return {"episodes": episodes, "steps": steps, "success_any": succeeded / episodes, "output": str(arguments.output)}
 
 
 if __name__ == "__main__":

@@ -293,6 +293,47 @@ def dataset_demos(
     )
 
 
+@dataset_app.command(name="rollout")
+def dataset_rollout(
+    *,
+    env: str,
+    source: Annotated[list[str], Parameter(negative="")],
+    output: Path,
+    policies: int = 10,
+    bc_steps: int = 10_000,
+    episodes: int = 500,
+    seed: int = 0,
+) -> int:
+    """Make the paper's second dataset: clone policies from demonstrations, record what they do, good or bad.
+
+    The result is a Minari dataset of 500 episodes of 200 steps, half of them with sampled, half with mean actions, to
+    be given to `launcher up` beside the demonstrations: --dataset DEMONSTRATIONS --dataset ROLLOUTS.
+
+    Parameters
+    ----------
+    env
+        pen, door or relocate.
+    source
+        Demonstrations: a Minari id or directory, HDF5, DAPG pickle or .npz; several may be given.
+    output
+        Minari directory to write; its name ends in a version, as in pen-bc-v0.
+    policies
+        Policies to clone, with one seed each.
+    bc_steps
+        Gradient steps of behaviour cloning, of each policy. The authors: 10,000 for pen, 200,000 and more for the
+        others.
+    episodes
+        Episodes of all policies together.
+    seed
+        Of the first policy, and of the rollouts.
+    """
+    from launcher.cloned_rollouts import make_cloned_rollouts
+
+    return make_cloned_rollouts(
+        env=env, sources=source, output=output, policies=policies, steps=bc_steps, episodes=episodes, seed=seed
+    )
+
+
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback for a user's mistake."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)

@@ -6,20 +6,14 @@ Cloning needs torch and recording needs the environment, so each runs as its own
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from replay_service.errors import AwacError
+from launcher.role_command import run_module
 
 _EPISODES = 25
 _JUDGED_EPISODES = 100
 _JUDGE_SEED = 1_000_000
-
-
-class StepFailed(AwacError):
-    """A process of the pipeline ended with an error; its own words are on stderr."""
 
 
 def make_demonstrations(
@@ -40,29 +34,21 @@ def make_demonstrations(
     """
     with tempfile.TemporaryDirectory() as folder:
         expert, clone = Path(folder) / "expert.policy", Path(folder) / "clone.policy"
-        _python("learner.behaviour_cloning", "--env", env, "--dataset", source, "--steps", steps, "--seed", seed,
+        run_module("learner.behaviour_cloning", "--env", env, "--dataset", source, "--steps", steps, "--seed", seed,
                 "--output", expert)  # fmt: skip
         print(f"expert cloned from {source}: {_judge(env, expert)}")
         provenance = {"policy": f"behaviour cloning, {steps} steps, seed {seed}", "cloned_from": Path(source).name}
-        recorded = _python("actors.recording", "record", "--env", env, "--policy", expert, "--episodes", _EPISODES,
+        recorded = run_module("actors.recording", "record", "--env", env, "--policy", expert, "--episodes", _EPISODES,
                            "--noise-std", noise[0], "--noise-correlation", noise[1], "--seed", seed,
                            "--provenance", json.dumps(provenance),
                            "--output", output)  # fmt: skip
         print(f"recorded: {recorded}")
-        _python("learner.behaviour_cloning", "--env", env, "--dataset", output, "--steps", steps, "--seed", seed,
+        run_module("learner.behaviour_cloning", "--env", env, "--dataset", output, "--steps", steps, "--seed", seed,
                 "--output", clone)  # fmt: skip
         print(f"behaviour cloning on the record reaches: {_judge(env, clone)}")
     return 0
 
 
 def _judge(env: str, policy: Path) -> str:
-    return _python("actors.recording", "evaluate", "--env", env, "--policy", policy, "--episodes", _JUDGED_EPISODES,
+    return run_module("actors.recording", "evaluate", "--env", env, "--policy", policy, "--episodes", _JUDGED_EPISODES,
                    "--seed", _JUDGE_SEED)  # fmt: skip
-
-
-def _python(module: str, *arguments: object) -> str:
-    command = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise StepFailed(f"{module} ended with code {done.returncode}")
-    return done.stdout.strip()

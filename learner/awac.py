@@ -84,16 +84,19 @@ def advantage_weights(
     advantages: Tensor,
     *,
     temperature: float,
-    weighting: Literal["batch_softmax", "exponential", "uniform"],
+    weighting: Literal["batch_softmax", "exponential", "state_normalised", "uniform"],
     advantage_clip: float | None = None,
     max_weight: float | None = None,
     normalise: bool = False,
+    policy_advantages: Tensor | None = None,
 ) -> Tensor:
-    """Weight of each transition's log-likelihood in the policy update, equation (9) without Z(s).
+    """Weight of each transition's log-likelihood in the policy update, equation (9), with Z(s) only where asked.
 
         A' = min(A, advantage_clip)
         batch_softmax:  w_b = B * softmax_b(A' / lambda)         (the authors' code; mean weight 1)
         exponential:    w_b = min(exp(A'_b / lambda), max_weight), divided by the batch mean if `normalise`
+        state_normalised: the same of exp(A'_b / lambda) / Z(s_b), with Z(s) = mean_k exp(A'(s, a_k) / lambda) over
+                        actions of the policy                    (the paper's "Use Z(s)", appendix, Table 1)
         uniform:        w_b = 1                                  (behaviour cloning)
 
     In a softmax over the batch one sample's weight depends on the others'; in the paper's equation it does not.
@@ -101,21 +104,27 @@ def advantage_weights(
     Args:
         advantages: (B,), min_i Q_i(s, a) - V(s), in units of return.
         temperature: lambda, in units of return, > 0.
-        weighting: which of the three.
+        weighting: which of the four.
         advantage_clip: upper bound of the advantage, in units of return, or None.
-        max_weight: upper bound of an exponential weight, or None.
-        normalise: whether exponential weights are scaled to mean 1.
+        max_weight: upper bound of an exponential or state-normalised weight, or None.
+        normalise: whether exponential or state-normalised weights are scaled to mean 1.
+        policy_advantages: (K, B), min_i Q_i(s, a_k) - V(s) of K actions of the policy; for state_normalised alone.
 
     Returns:
         (B,), non-negative, no gradient.
+
+    Raises:
+        ValueError: `policy_advantages` is missing for state_normalised.
     """
     if weighting == "uniform":
         return torch.ones_like(advantages)
-    scores = advantages.detach()
-    if advantage_clip is not None:
-        scores = scores.clamp(max=advantage_clip)
-    scores = scores / temperature
-    if weighting == "exponential" and max_weight is not None:
+    scores = _scaled(advantages, temperature, advantage_clip)
+    if weighting == "state_normalised":
+        if policy_advantages is None:
+            raise ValueError("expected policy_advantages (K, B) for state_normalised weights, got None")
+        log_sum = torch.logsumexp(_scaled(policy_advantages, temperature, advantage_clip), dim=0)
+        scores = scores - (log_sum - math.log(policy_advantages.shape[0]))
+    if weighting != "batch_softmax" and max_weight is not None:
         # Bounding the exponent bounds the weight, and keeps exp() finite.
         scores = scores.clamp(max=math.log(max_weight))
     if weighting == "batch_softmax" or normalise:
@@ -124,16 +133,25 @@ def advantage_weights(
     return torch.exp(scores)
 
 
-def policy_loss(log_prob: Tensor, weights: Tensor) -> Tensor:
+def _scaled(advantages: Tensor, temperature: float, advantage_clip: float | None) -> Tensor:
+    scores = advantages.detach()
+    if advantage_clip is not None:
+        scores = scores.clamp(max=advantage_clip)
+    return scores / temperature
+
+
+def policy_loss(log_prob: Tensor, weights: Tensor, *, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
     """Weighted negative log-likelihood of the batch's own actions, equation (9).
 
-        L = -mean_b [ w_b * log pi(a_b|s_b) ]
+        L = -mean_b [ w_b * log pi(a_b|s_b) ],   or the sum over b (d3rlpy)
 
     Args:
         log_prob: (B,), carries gradient.
         weights: (B,), no gradient.
+        reduction: over the batch.
 
     Returns:
         A scalar.
     """
-    return -(weights.detach() * log_prob).mean()
+    weighted = weights.detach() * log_prob
+    return -(weighted.mean() if reduction == "mean" else weighted.sum())

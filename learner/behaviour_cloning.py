@@ -19,6 +19,7 @@ import torch
 from learner import awac
 from learner.config import LearnerConfig
 from learner.networks import GaussianPolicy, PublicationStamp, export_policy
+from learner.update import std_bounds
 from replay_service import wire
 from replay_service.config import require_at_least
 from replay_service.datasets import OfflineDataset, load_dataset
@@ -54,8 +55,7 @@ def clone(
     generator = torch.Generator().manual_seed(seed)
     policy = GaussianPolicy(
         PolicySpec(spec.observation_dim, spec.action_dim, config.policy_hidden_sizes),
-        min_log_std=config.min_log_std,
-        max_log_std=config.max_log_std,
+        std_bounds=std_bounds(config),
         generator=generator,
     )
     optimizer = torch.optim.Adam(
@@ -69,7 +69,7 @@ def clone(
         torch.autograd.backward(loss)
         optimizer.step()
         if step % _REPORT_EVERY_STEPS == 0 or step == steps:
-            _log.info("step %d of %d: loss %.2f", step, steps, float(loss))
+            _log.info("step %d of %d: loss %.2f", step, steps, loss.item())
     return export_policy(policy, PublicationStamp(version=1, grad_steps=steps, env_steps=0, unix_seconds=time.time()))
 
 

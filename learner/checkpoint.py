@@ -38,6 +38,9 @@ _SHAPING_FIELDS = (
     "num_critics",
     "min_log_std",
     "max_log_std",
+    "std_bounding",
+    "bounded_mean",
+    "normalise_observations",
     "max_q",
 )
 """Settings that fix the meaning of the stored tensors; a run cannot be resumed with others."""

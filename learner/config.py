@@ -35,7 +35,11 @@ class LearnerConfig:
     critic_learning_rate: float = 3e-4
     """Adam's step size for the critics. [hand], [paper]"""
     policy_weight_decay: float = 1e-4
-    """L2 penalty in Adam's gradient (not AdamW), on every policy parameter, the std logits included. [hand], [paper]"""
+    """Weight decay on every policy parameter, the std logits included. [hand], [paper]"""
+    policy_weight_decay_form: Literal["l2", "decoupled"] = "l2"
+    """l2: a penalty in Adam's gradient [hand], [paper]. decoupled: AdamW, as jaxrl."""
+    policy_loss_reduction: Literal["mean", "sum"] = "mean"
+    """Over the batch [hand]. sum: as d3rlpy; Adam does not see the scale, but an L2 penalty weighs B times less."""
     policy_hidden_sizes: tuple[int, ...] = (256, 256)
     """Hidden layers of the policy. [hand] 256-256, [paper] four of 256."""
     critic_hidden_sizes: tuple[int, ...] = (256, 256)
@@ -46,25 +50,46 @@ class LearnerConfig:
     """Critics in the ensemble. [hand], [paper] twin critics."""
     num_target_critics: int = 2
     """Critics whose minimum forms the target, drawn anew each step when fewer than `num_critics`. [hand] both."""
+    bounded_mean: bool = True
+    """Whether the policy's mean action passes a tanh. [hand] true, CORL false."""
     min_log_std: float = -6.0
-    """Lower bound of the policy's log standard deviation; it starts at the middle of both bounds. [hand], [paper]"""
+    """Lower bound of the policy's log standard deviation. [hand], [paper]"""
     max_log_std: float = 0.0
     """Upper bound of the policy's log standard deviation. [hand], [paper]"""
+    initial_log_std: float | None = None
+    """Log standard deviation at the start; None: the middle of both bounds. [hand] -3, CORL and jaxrl 0."""
+    std_bounding: Literal["sigmoid", "clamp"] = "sigmoid"
+    """How the log standard deviation stays within its bounds: a sigmoid of a free parameter [hand], or cut off as
+    CORL and jaxrl do."""
+    normalise_observations: bool = False
+    """Whether networks see observations less their mean over the seed data, over their standard deviation. [hand]
+    false, CORL true."""
     temperature: float = 0.5
     """Lagrange multiplier lambda (rlkit: beta): advantages are divided by it. [hand] 0.5, [paper] 0.3, [mujoco] 2."""
     advantage_clip: float | None = 0.5
     """Upper bound of the advantage, applied before the division by the temperature; None: no bound. [hand] 0.5."""
-    weighting: Literal["batch_softmax", "exponential", "uniform"] = "batch_softmax"
+    weighting: Literal["batch_softmax", "exponential", "state_normalised", "uniform"] = "batch_softmax"
     """batch_softmax: softmax of the batch's advantages, times the batch size [hand]. exponential: exp(A / lambda),
-    bounded by `max_weight`. uniform: every weight 1, which is behaviour cloning."""
+    bounded by `max_weight`. state_normalised: exp(A / lambda) / Z(s), the paper's Table 1 'Use Z(s)'. uniform: every
+    weight 1, which is behaviour cloning."""
+    normaliser_samples: int = 10
+    """Actions of the policy that estimate Z(s) when `weighting` is 'state_normalised'. [paper] 10."""
     max_weight: float | None = None
-    """Upper bound of an exponential weight; None: no bound. Unused by batch_softmax."""
+    """Upper bound of an exponential or state-normalised weight; None: no bound. Unused by batch_softmax."""
     normalise_weights: bool = False
-    """Scale exponential weights to mean 1 over the batch, after `max_weight`. Unused by batch_softmax."""
+    """Scale exponential or state-normalised weights to mean 1 over the batch, after `max_weight`."""
     value_estimate: Literal["mean_action", "sample"] = "mean_action"
     """V(s) as the Q of the policy's mean action [hand], or the mean Q of `value_samples` sampled actions [mujoco]."""
     value_samples: int = 1
     """Sampled actions behind V(s) when `value_estimate` is 'sample'. [mujoco] 1."""
+    update_order: Literal["together", "critics_first"] = "together"
+    """together: advantages from the critics before this step [hand]. critics_first: from the critics that this step
+    has moved already, as jaxrl and d3rlpy."""
+    clip_policy_actions: bool = False
+    """Whether actions sampled for targets, V(s) and Z(s) are clipped to [-1, 1]. [hand] false, CORL true."""
+    clip_stored_actions: bool = False
+    """Whether online actions are clipped to [-1, 1] before the learner sees them; offline data of the hand tasks are
+    clipped always. [hand] false, jaxrl true."""
     max_q: float | None = 0.0
     """Clamp of the critics' output from above, online and target: rewards of -1 and 0 never pay more than 0. [hand]"""
     min_target: float | None = None
@@ -93,7 +118,8 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "offline_batch_size", "n_step", "num_critics", "num_target_critics",
-                     "value_samples", "publish_every_grad_steps", "keep_checkpoints"):  # fmt: skip
+                     "value_samples", "normaliser_samples", "publish_every_grad_steps",
+                     "keep_checkpoints"):  # fmt: skip
             require_at_least(f"learner.{name}", getattr(self, name), 1)
         for name in ("policy_learning_rate", "critic_learning_rate", "temperature", "report_every_s",
                      "checkpoint_every_s"):  # fmt: skip
@@ -114,6 +140,11 @@ class LearnerConfig:
                 raise ConfigError(f"learner.{name}: expected a finite number, got {value:g}")
         if self.min_log_std >= self.max_log_std:
             raise ConfigError(f"learner.min_log_std: expected below {self.max_log_std:g}, got {self.min_log_std:g}")
+        if self.initial_log_std is not None and not self.min_log_std < self.initial_log_std < self.max_log_std:
+            raise ConfigError(
+                f"learner.initial_log_std: expected between {self.min_log_std:g} and {self.max_log_std:g}, "
+                f"got {self.initial_log_std:g}"
+            )
         for name in ("policy_hidden_sizes", "critic_hidden_sizes"):
             for size in getattr(self, name):
                 require_at_least(f"learner.{name}", size, 1)

@@ -13,11 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
+from learner.matrix_products import prefer_onednn
 from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
 from learner.networks import PublicationStamp, export_policy
 from learner.report import MetricMeans
-from learner.update import LearnerState, UpdateMetrics, gradient_step, make_state
+from learner.update import LearnerState, UpdateMetrics, fit_observation_scale, gradient_step, make_state
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import CheckpointError, DatasetError
@@ -94,6 +95,8 @@ class Learner:
             DatasetError: a seed message does not fit the run.
         """
         torch.set_num_threads(self._config.threads or available_cores())
+        if self._device.type == "cpu":
+            _log.info("matrix products by %s", "oneDNN" if prefer_onednn() else "the default library")
         address = serve_metrics(self._registry, self._run.metrics_host)
         seeded = self._wait_for_seed()
         if seeded is None:
@@ -164,6 +167,8 @@ class Learner:
                 if isinstance(entry, BadEntry):
                     raise DatasetError(f"seed entry {entry.entry_id} does not fit the run: {entry.reason}")
                 self._mirror.insert_seed(self._transitions(entry.trajectory))
+        if self._config.normalise_observations and self._progress.grad_steps == 0 and self._mirror.seed_size > 1:
+            fit_observation_scale(self._state, self._mirror.seed_observations())
         while self._patience.until_answered(lambda: self._ingest(block_ms=None)) and not self._stop.is_set():
             pass
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
@@ -312,12 +317,15 @@ class Learner:
         return taken
 
     def _transitions(self, trajectory: Trajectory) -> Transitions:
-        return n_step_transitions(
+        transitions = n_step_transitions(
             trajectory,
             n_step=self._config.n_step,
             discount=self._config.discount,
             use_terminals=self._config.use_terminals,
         )
+        if self._config.clip_stored_actions:
+            transitions = transitions._replace(actions=transitions.actions.clip(-1.0, 1.0))
+        return transitions
 
     def _put_aside(self, bad: BadEntry) -> None:
         # Patience of its own: the reader has moved past the entry and would not bring it again.

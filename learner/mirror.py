@@ -165,6 +165,10 @@ class ReplayMirror:
         if not self._entries:
             self._online_end = first_step
 
+    def seed_observations(self) -> Tensor:
+        """Observations of the seed transitions that have been inserted, (S, O), a view."""
+        return self._observations[: self._seed_filled]
+
     def sample(self, batch_size: int, generator: torch.Generator, *, offline_fraction: float | None) -> TransitionBatch:
         """Draw a batch with replacement.
 

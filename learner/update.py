@@ -1,7 +1,7 @@
 """One AWAC gradient step: (state, batch) -> metrics, in place.
 
 Order as in the authors' trainer: both losses are computed from the parameters before the step, then critics and
-policy are stepped, then the targets follow.
+policy are stepped, then the targets follow. `update_order` lets the policy see the stepped critics instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from learner import awac
 from learner.config import LearnerConfig
 from learner.mirror import TransitionBatch
-from learner.networks import CriticEnsemble, GaussianPolicy
+from learner.networks import CriticEnsemble, GaussianPolicy, StdBounds
 from replay_service.experience import ExperienceSpec
 from replay_service.policy_weights import PolicySpec
 
@@ -48,11 +48,16 @@ class LearnerState:
     policy: GaussianPolicy
     critics: CriticEnsemble
     target_critics: CriticEnsemble
-    policy_optimizer: torch.optim.Adam
-    critic_optimizer: torch.optim.Adam
+    policy_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
     generator: torch.Generator
     """Draws batches and actions; on the learner's device."""
     grad_steps: int = 0
+
+
+def std_bounds(config: LearnerConfig) -> StdBounds:
+    """How the settings bound the policy's standard deviation."""
+    return StdBounds(config.min_log_std, config.max_log_std, config.std_bounding, config.initial_log_std)
 
 
 def make_state(config: LearnerConfig, spec: ExperienceSpec, *, seed: int, device: torch.device) -> LearnerState:
@@ -68,29 +73,37 @@ def make_state(config: LearnerConfig, spec: ExperienceSpec, *, seed: int, device
             layer_norm=config.critic_layer_norm,
             max_q=config.max_q,
             generator=generator,
+            scale_observations=config.normalise_observations,
         )
 
     policy = GaussianPolicy(
-        PolicySpec(spec.observation_dim, spec.action_dim, config.policy_hidden_sizes),
-        min_log_std=config.min_log_std,
-        max_log_std=config.max_log_std,
+        PolicySpec(spec.observation_dim, spec.action_dim, config.policy_hidden_sizes, config.bounded_mean),
+        std_bounds=std_bounds(config),
         generator=generator,
+        scale_observations=config.normalise_observations,
     ).to(device)
     online, target = critics().to(device), critics().to(device)
     if config.target_initialisation == "copy":
         target.load_state_dict(online.state_dict())
     target.requires_grad_(False)
-    sampling = torch.Generator(device=device).manual_seed(seed + 1)
+    policy_adam = torch.optim.Adam if config.policy_weight_decay_form == "l2" else torch.optim.AdamW
     return LearnerState(
         policy=policy,
         critics=online,
         target_critics=target,
-        policy_optimizer=torch.optim.Adam(
+        policy_optimizer=policy_adam(
             policy.parameters(), lr=config.policy_learning_rate, weight_decay=config.policy_weight_decay, fused=True
         ),
         critic_optimizer=torch.optim.Adam(online.parameters(), lr=config.critic_learning_rate, fused=True),
-        generator=sampling,
+        generator=torch.Generator(device=device).manual_seed(seed + 1),
     )
+
+
+def fit_observation_scale(state: LearnerState, observations: Tensor) -> None:
+    """Set the scale of the observations in every network, where they have one, from (B, O) observations."""
+    for network in (state.policy, state.critics, state.target_critics):
+        if network.scale is not None:
+            network.scale.fit(observations)
 
 
 def gradient_step(state: LearnerState, batch: TransitionBatch, config: LearnerConfig) -> UpdateMetrics:
@@ -107,28 +120,28 @@ def gradient_step(state: LearnerState, batch: TransitionBatch, config: LearnerCo
     mean = state.policy(batch.observations)
     log_std = state.policy.log_std()
     q_data = state.critics(batch.observations, batch.actions)
-
     with torch.no_grad():
         target = _target(state, batch, config, log_std)
-        value = _value(state, batch, config, mean, log_std)
-        advantages = q_data.amin(dim=0) - value
-        weights = awac.advantage_weights(
-            advantages,
-            temperature=config.temperature,
-            weighting=config.weighting,
-            advantage_clip=config.advantage_clip,
-            max_weight=config.max_weight,
-            normalise=config.normalise_weights,
-        )
-    log_prob = awac.gaussian_log_prob(mean, log_std, batch.actions)
     critic_loss = awac.critic_loss(q_data, target)
-    policy_loss = awac.policy_loss(log_prob, weights)
-
     state.critic_optimizer.zero_grad(set_to_none=True)
     state.policy_optimizer.zero_grad(set_to_none=True)
-    # The two losses share no parameter that carries gradient, so one backward pass serves both.
-    torch.autograd.backward([critic_loss, policy_loss])
-    state.critic_optimizer.step()
+
+    if config.update_order == "together":
+        advantages, weights = _advantages_and_weights(state, batch, config, mean, log_std, q_data)
+        log_prob = awac.gaussian_log_prob(mean, log_std, batch.actions)
+        policy_loss = awac.policy_loss(log_prob, weights, reduction=config.policy_loss_reduction)
+        # The two losses share no parameter that carries gradient, so one backward pass serves both.
+        torch.autograd.backward([critic_loss, policy_loss])
+        state.critic_optimizer.step()
+    else:
+        torch.autograd.backward(critic_loss)
+        state.critic_optimizer.step()
+        with torch.no_grad():
+            moved_q = state.critics(batch.observations, batch.actions)
+        advantages, weights = _advantages_and_weights(state, batch, config, mean, log_std, moved_q)
+        log_prob = awac.gaussian_log_prob(mean, log_std, batch.actions)
+        policy_loss = awac.policy_loss(log_prob, weights, reduction=config.policy_loss_reduction)
+        torch.autograd.backward(policy_loss)
     state.policy_optimizer.step()
     with torch.no_grad():
         torch._foreach_lerp_(
@@ -152,15 +165,36 @@ def gradient_step(state: LearnerState, batch: TransitionBatch, config: LearnerCo
 
 
 def _target(state: LearnerState, batch: TransitionBatch, config: LearnerConfig, log_std: Tensor) -> Tensor:
-    next_mean = state.policy(batch.next_observations)
-    noise = torch.empty_like(next_mean).normal_(generator=state.generator)
-    next_q = state.target_critics(batch.next_observations, next_mean + log_std.exp() * noise)
+    next_actions = _sample(state, config, state.policy(batch.next_observations), log_std)
+    members = None
     if config.num_target_critics < config.num_critics:
-        order = torch.rand(config.num_critics, generator=state.generator, device=next_q.device).argsort()
-        next_q = next_q.index_select(0, order[: config.num_target_critics])
+        order = torch.rand(config.num_critics, generator=state.generator, device=next_actions.device).argsort()
+        members = order[: config.num_target_critics]
+    next_q = state.target_critics(batch.next_observations, next_actions, members)
     return awac.td_target(
         batch.rewards, batch.discounts, next_q, min_target=config.min_target, max_target=config.max_target
     )
+
+
+@torch.no_grad()
+def _advantages_and_weights(
+    state: LearnerState, batch: TransitionBatch, config: LearnerConfig, mean: Tensor, log_std: Tensor, q_data: Tensor
+) -> tuple[Tensor, Tensor]:
+    value = _value(state, batch, config, mean, log_std)
+    advantages = q_data.amin(dim=0) - value
+    policy_advantages = None
+    if config.weighting == "state_normalised":
+        policy_advantages = _q_of_samples(state, batch, config, mean, log_std, config.normaliser_samples) - value
+    weights = awac.advantage_weights(
+        advantages,
+        temperature=config.temperature,
+        weighting=config.weighting,
+        advantage_clip=config.advantage_clip,
+        max_weight=config.max_weight,
+        normalise=config.normalise_weights,
+        policy_advantages=policy_advantages,
+    )
+    return advantages, weights
 
 
 def _value(state: LearnerState, batch: TransitionBatch, config: LearnerConfig, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -168,11 +202,24 @@ def _value(state: LearnerState, batch: TransitionBatch, config: LearnerConfig, m
     if config.value_estimate == "mean_action":
         mean_action_q: Tensor = state.critics(batch.observations, mean).amin(dim=0)
         return mean_action_q
+    return _q_of_samples(state, batch, config, mean, log_std, config.value_samples).mean(dim=0)
+
+
+def _q_of_samples(
+    state: LearnerState, batch: TransitionBatch, config: LearnerConfig, mean: Tensor, log_std: Tensor, samples: int
+) -> Tensor:
+    """(K, B): the minimum over critics for each of K sampled actions."""
     values = []
-    for _ in range(config.value_samples):
-        noise = torch.empty_like(mean).normal_(generator=state.generator)
-        values.append(state.critics(batch.observations, mean + log_std.exp() * noise).amin(dim=0))
-    return torch.stack(values).mean(dim=0)
+    for _ in range(samples):
+        actions = _sample(state, config, mean, log_std)
+        values.append(state.critics(batch.observations, actions).amin(dim=0))
+    return torch.stack(values)
+
+
+def _sample(state: LearnerState, config: LearnerConfig, mean: Tensor, log_std: Tensor) -> Tensor:
+    noise = torch.empty_like(mean).normal_(generator=state.generator)
+    actions = mean + log_std.exp() * noise
+    return actions.clamp(-1.0, 1.0) if config.clip_policy_actions else actions
 
 
 def _clamped_ratio(q_data: Tensor, max_q: float | None) -> Tensor:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Schema version of every message; a reader refuses any other."""
 
 SEED_ACTOR_ID = -1

@@ -2,6 +2,8 @@
 
     h_0 = s;   h_{i+1} = relu(h_i W_i^T + b_i);   mean = tanh(h_n W_n^T + b_n);   a ~ Normal(mean, exp(log_std))
 
+with `bounded_mean`; without it the tanh is left out (CORL's AWAC).
+
 `learner/networks.py` (torch) and `actors/policy.py` (NumPy) are two readings of this text; a property test holds
 them together. The action is not squashed after sampling and may leave [-1, 1] (rlkit's `GaussianPolicy`).
 """
@@ -22,6 +24,8 @@ class PolicySpec:
     observation_dim: int
     action_dim: int
     hidden_sizes: tuple[int, ...]
+    bounded_mean: bool = True
+    """Whether the mean action passes a tanh."""
 
     @property
     def layer_shapes(self) -> tuple[tuple[int, int], ...]:

@@ -82,7 +82,7 @@ def encode_policy_weights(policy: PolicyWeights) -> bytes:
     """
     spec = policy.spec
     body = [
-        [spec.observation_dim, spec.action_dim, list(spec.hidden_sizes)],
+        [spec.observation_dim, spec.action_dim, list(spec.hidden_sizes), spec.bounded_mean],
         [policy.version, policy.grad_steps, policy.env_steps, policy.published_unix_seconds],
         [_array_to_wire(weight) for weight in policy.weights],
         [_array_to_wire(bias) for bias in policy.biases],
@@ -98,13 +98,14 @@ def decode_policy_weights(message: bytes) -> PolicyWeights:
         WireError: the bytes are damaged, or the arrays do not fit the spec inside the message.
     """
     spec_fields, stamp, weights, biases, log_std = _items(_open(message, _KIND_WEIGHTS), 5, "body")
-    observation_dim, action_dim, hidden_sizes = _items(spec_fields, 3, "spec")
+    observation_dim, action_dim, hidden_sizes, bounded_mean = _items(spec_fields, 4, "spec")
     if not isinstance(hidden_sizes, list) or len(hidden_sizes) >= _MAX_LAYERS:
         raise WireError(f"hidden_sizes: expected a list of fewer than {_MAX_LAYERS} sizes, got {type(hidden_sizes)}")
     spec = PolicySpec(
         observation_dim=_integer(observation_dim, "observation_dim"),
         action_dim=_integer(action_dim, "action_dim"),
         hidden_sizes=tuple(_integer(size, "hidden_sizes") for size in hidden_sizes),
+        bounded_mean=_boolean(bounded_mean, "bounded_mean"),
     )
     version, grad_steps, env_steps, published = _items(stamp, 4, "stamp")
     if not isinstance(published, float) or not math.isfinite(published):

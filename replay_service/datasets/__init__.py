@@ -5,6 +5,16 @@ Readers yield `RawEpisode`s as their format stores them; `loading` turns those i
 
 from replay_service.datasets.episode import Episode, OfflineDataset
 from replay_service.datasets.loading import load_dataset
+from replay_service.datasets.minari_directory import DatasetCard, check_minari_name, write_minari
 from replay_service.datasets.npz_file import read_npz_metadata, write_npz
 
-__all__ = ["Episode", "OfflineDataset", "load_dataset", "read_npz_metadata", "write_npz"]
+__all__ = [
+    "DatasetCard",
+    "Episode",
+    "OfflineDataset",
+    "check_minari_name",
+    "load_dataset",
+    "read_npz_metadata",
+    "write_minari",
+    "write_npz",
+]

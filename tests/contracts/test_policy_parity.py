@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.policy import NumpyPolicy
-from learner.networks import GaussianPolicy, PublicationStamp, export_policy
+from learner.networks import GaussianPolicy, PublicationStamp, StdBounds, export_policy
 from replay_service import wire
 from replay_service.policy_weights import PolicySpec
 
@@ -20,18 +20,26 @@ SPECS = st.builds(
     observation_dim=st.integers(1, 48),
     action_dim=st.integers(1, 30),
     hidden_sizes=st.lists(st.integers(1, 256), max_size=4).map(tuple),
+    bounded_mean=st.booleans(),
 )
-BOUNDS = st.tuples(st.floats(-20.0, -1.0), st.floats(-0.5, 2.0))
+BOUNDS = st.builds(
+    StdBounds,
+    min_log_std=st.floats(-20.0, -1.0),
+    max_log_std=st.floats(-0.5, 2.0),
+    bounding=st.sampled_from(["sigmoid", "clamp"]),
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(SPECS, BOUNDS, st.integers(0, 2**31), st.sampled_from([0.3, 1.0, 1.5]), st.integers(1, 8))
+@given(SPECS, BOUNDS, st.booleans(), st.integers(0, 2**31), st.sampled_from([0.3, 1.0, 1.5]), st.integers(1, 8))
 def test_torch_and_numpy_take_the_same_actions(
-    spec: PolicySpec, bounds: tuple[float, float], seed: int, scale: float, batch: int
+    spec: PolicySpec, bounds: StdBounds, scaled: bool, seed: int, scale: float, batch: int
 ) -> None:
     draw = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    policy = GaussianPolicy(spec, min_log_std=bounds[0], max_log_std=bounds[1], generator=generator)
+    policy = GaussianPolicy(spec, std_bounds=bounds, generator=generator, scale_observations=scaled)
+    if policy.scale is not None:
+        policy.scale.fit(torch.from_numpy(draw.normal(0.3, 1.5, (50, spec.observation_dim)).astype(np.float32)))
     with torch.no_grad():
         for parameter in policy.parameters():
             # Weights of a size that keeps activations of order 1 through all layers: the tolerances are for those.

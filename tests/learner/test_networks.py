@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learner.networks import CriticEnsemble, GaussianPolicy, PublicationStamp, export_policy
+from learner.networks import CriticEnsemble, GaussianPolicy, PublicationStamp, StdBounds, export_policy
 from replay_service.policy_weights import PolicySpec
 
 Array64 = npt.NDArray[np.float64]
 
 SPEC = PolicySpec(observation_dim=3, action_dim=2, hidden_sizes=(7, 5))
+RLKIT_BOUNDS = StdBounds(min_log_std=-6.0, max_log_std=0.0)
 STAMP = PublicationStamp(version=4, grad_steps=300, env_steps=120, unix_seconds=1.5e9)
 
 
@@ -25,9 +27,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def make_policy(
-    spec: PolicySpec = SPEC, *, min_log_std: float = -6.0, max_log_std: float = 0.0, seed: int = 0
+    spec: PolicySpec = SPEC, *, bounds: StdBounds = RLKIT_BOUNDS, seed: int = 0, scaled: bool = False
 ) -> GaussianPolicy:
-    return GaussianPolicy(spec, min_log_std=min_log_std, max_log_std=max_log_std, generator=generator(seed))
+    return GaussianPolicy(spec, std_bounds=bounds, generator=generator(seed), scale_observations=scaled)
 
 
 def make_critics(
@@ -98,6 +100,13 @@ class TestCriticEnsemble:
         rows = list(zip(numpy64(observations), numpy64(actions), strict=True))
         expected = [[one_critic(critics, index, s, a) for s, a in rows] for index in range(num_critics)]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("layer_norm", [False, True])
+    def test_some_critics_alone_give_what_they_give_among_all(self, layer_norm: bool) -> None:
+        critics = make_critics((6, 4), num_critics=5, layer_norm=layer_norm)
+        randomise(critics, seed=7)
+        members = torch.tensor([3, 1])
+        torch.testing.assert_close(critics(*batch(), members), critics(*batch())[members])
 
     def test_the_gradient_of_one_critic_touches_no_other(self) -> None:
         critics = make_critics((6, 4), layer_norm=True)
@@ -180,11 +189,56 @@ class TestGaussianPolicy:
     def test_log_std_is_a_sigmoid_between_its_bounds(
         self, low: float, high: float, logit: float, expected: float
     ) -> None:
-        policy = make_policy(min_log_std=low, max_log_std=high)
+        policy = make_policy(bounds=StdBounds(low, high))
         assert policy.log_std_logit.tolist() == [0.0, 0.0]
         with torch.no_grad():
             policy.log_std_logit.fill_(logit)
         assert policy.log_std().tolist() == pytest.approx([expected] * 2, abs=1e-5)
+
+    @pytest.mark.parametrize(("parameter", "expected"), [(-25.0, -20.0), (0.5, 0.5), (7.0, 2.0)])
+    def test_log_std_may_be_cut_off_at_its_bounds_instead(self, parameter: float, expected: float) -> None:
+        policy = make_policy(bounds=StdBounds(-20.0, 2.0, "clamp"))
+        with torch.no_grad():
+            policy.log_std_logit.fill_(parameter)
+        assert policy.log_std().tolist() == [expected] * 2
+
+    @pytest.mark.parametrize("bounding", ["sigmoid", "clamp"])
+    @pytest.mark.parametrize("initial", [-5.5, -1.0, 0.0])
+    def test_log_std_starts_where_it_is_told(self, bounding: Literal["sigmoid", "clamp"], initial: float) -> None:
+        policy = make_policy(bounds=StdBounds(-6.0, 2.0, bounding, initial))
+        assert policy.log_std().tolist() == pytest.approx([initial] * 2, abs=1e-5)
+
+    def test_an_unbounded_mean_is_the_network_without_its_tanh(self) -> None:
+        bounded, unbounded = make_policy(), make_policy(PolicySpec(3, 2, (7, 5), bounded_mean=False))
+        randomise(bounded, seed=4)
+        unbounded.load_state_dict(bounded.state_dict())
+        observations, _ = batch()
+        means = unbounded(observations)
+        assert means.abs().max() > 1.0
+        torch.testing.assert_close(torch.tanh(means), bounded(observations))
+
+
+class TestObservationScale:
+    def test_networks_see_whitened_observations(self) -> None:
+        observations, actions = batch(200)
+        observations = observations * torch.tensor([2.0, 0.5, 30.0]) + torch.tensor([1.0, -4.0, 100.0])
+        scaled, plain = make_policy(scaled=True), make_policy()
+        critics = make_critics((6,))
+        scaled_critics = CriticEnsemble(
+            observation_dim=3, action_dim=2, hidden_sizes=(6,), num_critics=3, layer_norm=False, max_q=None,
+            generator=generator(), scale_observations=True,
+        )  # fmt: skip
+        for network in (scaled, scaled_critics):
+            assert network.scale is not None
+            network.scale.fit(observations)
+        white = (observations - observations.mean(dim=0)) / (observations.std(dim=0) + 1e-3)
+        assert white.std(dim=0).tolist() == pytest.approx([1.0] * 3, abs=1e-2)
+        torch.testing.assert_close(scaled(observations), plain(white))
+        torch.testing.assert_close(scaled_critics(observations, actions), critics(white, actions))
+
+    def test_is_the_identity_until_it_is_fitted(self) -> None:
+        observations, _ = batch()
+        torch.testing.assert_close(make_policy(scaled=True)(observations), make_policy()(observations))
 
 
 class TestExport:

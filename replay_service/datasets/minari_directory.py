@@ -1,0 +1,140 @@
+"""Write episodes as a Minari dataset (its HDF5 layout, version 0.5), which Minari and `load_dataset` both read.
+
+DIRECTORY/data/main_data.hdf5   a group `episode_<i>` an episode, the final observation included
+DIRECTORY/data/metadata.json    what Minari wants to know, and `provenance`: how the data were made
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from replay_service.datasets.episode import Episode
+from replay_service.errors import DatasetError
+
+_MINARI_VERSION = "0.5.4"
+_NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_.]-v\d+\Z")
+_BYTES_A_MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetCard:
+    """What a dataset says of itself."""
+
+    observation_dim: int
+    action_dim: int
+    env_spec: str
+    """gymnasium's `EnvSpec.to_json()`, so that Minari can make the environment again."""
+    algorithm: str
+    description: str
+    provenance: Mapping[str, Any]
+    """How the data were made, as JSON values."""
+
+
+def check_minari_name(directory: Path) -> None:
+    """Refuse a directory whose name Minari would not take as a dataset's.
+
+    Raises:
+        DatasetError: the name does not end in a version, or the directory is in use.
+    """
+    if not _NAME.match(directory.name):
+        raise DatasetError(f"{directory}: expected a name that ends in a version, as in pen-bc-v0")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise DatasetError(f"{directory} exists already: remove it, or give another name")
+
+
+def write_minari(directory: Path, episodes: Iterable[Episode], card: DatasetCard) -> tuple[int, int]:
+    """Write episodes one after the other; a reader never sees half a dataset.
+
+    Args:
+        directory: is made; its name ends in a version.
+        episodes: may be a generator, only one is held at a time.
+        card: goes into the metadata.
+
+    Returns:
+        Episodes and steps written.
+
+    Raises:
+        DatasetError: there is no episode, or the directory's name is unfit or in use.
+    """
+    check_minari_name(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.partial")
+    try:
+        (partial / "data").mkdir(parents=True)
+        count, steps = _write_episodes(partial / "data" / "main_data.hdf5", episodes)
+        if not count:
+            raise DatasetError("expected at least one episode to write, got none")
+        metadata = _metadata(directory, card, count, steps, (partial / "data" / "main_data.hdf5").stat().st_size)
+        (partial / "data" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+        if directory.exists():
+            directory.rmdir()  # empty, as checked above
+        os.replace(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return count, steps
+
+
+def _write_episodes(path: Path, episodes: Iterable[Episode]) -> tuple[int, int]:
+    count = steps = 0
+    with h5py.File(path, "w", track_order=True) as file:
+        for episode in episodes:
+            length = len(episode.rewards)
+            group = file.create_group(f"episode_{count}")
+            group.attrs["id"] = count
+            group.attrs["total_steps"] = length
+            last = np.arange(length) == length - 1
+            for name, array in (
+                ("observations", episode.observations),
+                ("actions", episode.actions),
+                ("rewards", episode.rewards),
+                ("terminations", last & episode.terminated),
+                ("truncations", last & episode.truncated),
+            ):
+                group.create_dataset(name, data=array, compression="gzip", compression_opts=1, track_times=False)
+            count += 1
+            steps += length
+    return count, steps
+
+
+def _metadata(directory: Path, card: DatasetCard, episodes: int, steps: int, size_bytes: int) -> dict[str, Any]:
+    return {
+        "total_episodes": episodes,
+        "total_steps": steps,
+        "data_format": "hdf5",
+        "observation_space": _box(card.observation_dim, float("inf")),
+        "action_space": _box(card.action_dim, 1.0),
+        "env_spec": card.env_spec,
+        "dataset_id": _dataset_id(directory),
+        "author": ["awac-online"],
+        "algorithm_name": card.algorithm,
+        "description": card.description,
+        "minari_version": _MINARI_VERSION,
+        "dataset_size": round(size_bytes / _BYTES_A_MB, 1),
+        "provenance": json.dumps(dict(card.provenance), sort_keys=True),
+    }
+
+
+def _box(size: int, bound: float) -> str:
+    return json.dumps(
+        {"type": "Box", "dtype": "float32", "shape": [size], "low": [-bound] * size, "high": [bound] * size}
+    )
+
+
+def _dataset_id(directory: Path) -> str:
+    """The path below Minari's root when the directory lies there, else the directory's name."""
+    root = os.environ.get("MINARI_DATASETS_PATH")
+    path = directory.resolve()
+    if root and path.is_relative_to(Path(root).expanduser().resolve()):
+        return path.relative_to(Path(root).expanduser().resolve()).as_posix()
+    return path.name
