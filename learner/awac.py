@@ -80,6 +80,11 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean(dim=1).sum()
 
 
+def critic_loss_gradient(q: Tensor, target: Tensor) -> Tensor:
+    """Derivative of `critic_loss` by q: 2 (Q_i(s_b, a_b) - y_b) / B, (N, B)."""
+    return (q - target) * (2.0 / q.shape[1])
+
+
 def advantage_weights(
     advantages: Tensor,
     *,
@@ -155,3 +160,27 @@ def policy_loss(log_prob: Tensor, weights: Tensor, *, reduction: Literal["mean",
     """
     weighted = weights.detach() * log_prob
     return -(weighted.mean() if reduction == "mean" else weighted.sum())
+
+
+def policy_loss_gradient(
+    mean: Tensor, log_std: Tensor, actions: Tensor, weights: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of `policy_loss` with `gaussian_log_prob` in it, by the mean and by the log standard deviation.
+
+        dL/dmu_bj = -c w_b (a_bj - mu_bj) / sigma_j^2
+        dL/dlog sigma_j = -c sum_b w_b [ ((a_bj - mu_bj) / sigma_j)^2 - 1 ],   c = 1/B, or 1 for a sum
+
+    Args:
+        mean: (B, A).
+        log_std: (A,).
+        actions: (B, A).
+        weights: (B,).
+        reduction: as in `policy_loss`.
+
+    Returns:
+        (B, A) and (A,).
+    """
+    inverse_std = torch.exp(-log_std)
+    scaled = (actions - mean) * inverse_std
+    share = weights.unsqueeze(-1) * (-1.0 if reduction == "sum" else -1.0 / mean.shape[0])
+    return share * scaled * inverse_std, (share * (scaled.square() - 1.0)).sum(dim=0)

@@ -41,6 +41,7 @@ _SHAPING_FIELDS = (
     "std_bounding",
     "bounded_mean",
     "normalise_observations",
+    "policy_average_rate",
     "max_q",
 )
 """Settings that fix the meaning of the stored tensors; a run cannot be resumed with others."""
@@ -197,7 +198,15 @@ def _tensors(state: LearnerState) -> dict[str, Tensor]:
     Optimizers hold none before their first step: they are given the zeros that it would begin with.
     """
     named: dict[str, Tensor] = {"generator": state.generator.get_state()}
-    for part, module in (("policy", state.policy), ("critics", state.critics), ("targets", state.target_critics)):
+    modules = {
+        "policy": state.policy,
+        "average_policy": state.average_policy,
+        "critics": state.critics,
+        "targets": state.target_critics,
+    }
+    for part, module in modules.items():
+        if module is None:
+            continue
         named |= {f"{part}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
     for part, optimizer, module in (
         ("policy_optimizer", state.policy_optimizer, state.policy),

@@ -40,6 +40,9 @@ class LearnerConfig:
     """l2: a penalty in Adam's gradient [hand], [paper]. decoupled: AdamW, as jaxrl."""
     policy_loss_reduction: Literal["mean", "sum"] = "mean"
     """Over the batch [hand]. sum: as d3rlpy; Adam does not see the scale, but an L2 penalty weighs B times less."""
+    policy_average_rate: float = 1.0
+    """Polyak rate of the policy that is published and evaluated: an average of the policy over the last 1 / rate
+    gradient steps. 1: the policy itself. [hand] 1."""
     policy_hidden_sizes: tuple[int, ...] = (256, 256)
     """Hidden layers of the policy. [hand] 256-256, [paper] four of 256."""
     critic_hidden_sizes: tuple[int, ...] = (256, 256)
@@ -128,6 +131,8 @@ class LearnerConfig:
             require_at_least(f"learner.{name}", getattr(self, name), 0)
         require_between("learner.discount", self.discount, 0.0, 1.0)
         require_between("learner.target_update_rate", self.target_update_rate, 0.0, 1.0)
+        require_between("learner.policy_average_rate", self.policy_average_rate, 0.0, 1.0)
+        require_positive("learner.policy_average_rate", self.policy_average_rate)
         require_at_least("learner.num_critics", self.num_critics, self.num_target_critics)
         if self.max_weight is not None:
             require_positive("learner.max_weight", self.max_weight)

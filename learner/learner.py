@@ -18,7 +18,14 @@ from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
 from learner.networks import PublicationStamp, export_policy
 from learner.report import MetricMeans
-from learner.update import LearnerState, UpdateMetrics, fit_observation_scale, gradient_step, make_state
+from learner.update import (
+    LearnerState,
+    UpdateMetrics,
+    fit_observation_scale,
+    gradient_step,
+    make_state,
+    published_policy,
+)
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import CheckpointError, DatasetError
@@ -377,7 +384,7 @@ class Learner:
     def _export(self, version: int) -> PolicyWeights:
         env_steps = self._progress.env_steps if self._progress.phase is Phase.FINISHED else self._paid_env_steps()
         return export_policy(
-            self._state.policy, PublicationStamp(version, self._progress.grad_steps, env_steps, time.time())
+            published_policy(self._state), PublicationStamp(version, self._progress.grad_steps, env_steps, time.time())
         )
 
     def _report(self) -> None:

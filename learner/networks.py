@@ -63,6 +63,13 @@ class StdBounds:
         share = (initial - low) / (high - low)
         return math.log(share / (1.0 - share))
 
+    def slope(self, parameter: Tensor) -> Tensor:
+        """Derivative of `log_std` by the free parameter, elementwise."""
+        if self.bounding == "clamp":
+            return ((parameter >= self.min_log_std) & (parameter <= self.max_log_std)).to(parameter.dtype)
+        share = torch.sigmoid(parameter)
+        return share * (1.0 - share) * (self.max_log_std - self.min_log_std)
+
     def log_std(self, parameter: Tensor) -> Tensor:
         """The log standard deviation of a free parameter, elementwise."""
         if self.bounding == "clamp":
@@ -98,6 +105,11 @@ class GaussianPolicy(nn.Module):
         mean: Tensor = self.layers[-1](hidden)
         return torch.tanh(mean) if self.spec.bounded_mean else mean
 
+    def write_log_std_gradient(self, gradient: Tensor) -> None:
+        """Write the gradient of the free parameter, given dL/dlog_std, (A,)."""
+        assert self.log_std_logit.grad is not None, "gradients are made first"
+        torch.mul(gradient, self._std_bounds.slope(self.log_std_logit), out=self.log_std_logit.grad)
+
     def log_std(self) -> Tensor:
         """Log standard deviation of the actions, (A,)."""
         return self._std_bounds.log_std(self.log_std_logit)
@@ -121,7 +133,7 @@ class CriticEnsemble(nn.Module):
         super().__init__()
         self.num_critics = num_critics
         self.scale = ObservationScale(observation_dim) if scale_observations else None
-        self._max_q = max_q
+        self.max_q = max_q
         sizes = (observation_dim + action_dim, *hidden_sizes, 1)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
@@ -160,7 +172,7 @@ class CriticEnsemble(nn.Module):
             hidden = torch.relu(hidden)
         q = hidden.squeeze(-1)
         # The gradient is zero where the clamp holds, as in the authors' output activation Clamp(max=0).
-        return q if self._max_q is None else q.clamp(max=self._max_q)
+        return q if self.max_q is None else q.clamp(max=self.max_q)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from learner.config import LearnerConfig
 from learner.mirror import TransitionBatch
-from learner.update import LearnerState, UpdateMetrics, gradient_step, make_state
+from learner.update import (
+    LearnerState,
+    UpdateMetrics,
+    fit_observation_scale,
+    gradient_step,
+    make_state,
+    published_policy,
+)
 from replay_service.experience import ExperienceSpec
 
 SPEC = ExperienceSpec("synthetic", observation_dim=3, action_dim=2, max_episode_steps=20)
@@ -66,10 +73,11 @@ def parameters(state: LearnerState) -> dict[str, Tensor]:
 
 @dataclass
 class SlowAdam:
-    """Adam as in its paper, with the L2 penalty added to the gradient."""
+    """Adam as in its paper, with the L2 penalty added to the gradient, or AdamW."""
 
     rate: float
     decay: float
+    decoupled: bool = False
     steps: int = 0
     first: dict[str, Tensor] = field(default_factory=dict)
     second: dict[str, Tensor] = field(default_factory=dict)
@@ -77,12 +85,13 @@ class SlowAdam:
     def step(self, values: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
         self.steps += 1
         for name, value in values.items():
-            g = gradients[name] + self.decay * value
+            g = gradients[name] + (0.0 if self.decoupled else self.decay * value)
             self.first[name] = 0.9 * self.first.get(name, torch.zeros_like(g)) + 0.1 * g
             self.second[name] = 0.999 * self.second.get(name, torch.zeros_like(g)) + 0.001 * g * g
             m = self.first[name] / (1.0 - 0.9**self.steps)
             v = self.second[name] / (1.0 - 0.999**self.steps)
-            values[name] = value - self.rate * m / (v.sqrt() + 1e-8)
+            kept = value * (1.0 - self.rate * self.decay) if self.decoupled else value
+            values[name] = kept - self.rate * m / (v.sqrt() + 1e-8)
 
 
 def number(tensor: Tensor) -> float:
@@ -112,7 +121,7 @@ def slow_mean(values: dict[str, Tensor], s: Tensor, config: LearnerConfig) -> Te
         hidden = values[f"layers.{layer}.weight"] @ hidden + values[f"layers.{layer}.bias"]
         if layer < len(config.policy_hidden_sizes):
             hidden = torch.where(hidden > 0, hidden, torch.zeros_like(hidden))
-    return torch.tanh(hidden)
+    return torch.tanh(hidden) if config.bounded_mean else hidden
 
 
 class SlowAwac:
@@ -123,7 +132,8 @@ class SlowAwac:
         self.policy = {n: p.detach().clone() for n, p in state.policy.named_parameters()}
         self.critics = {n: p.detach().clone() for n, p in state.critics.named_parameters()}
         self.targets = {n: p.detach().clone() for n, p in state.target_critics.named_parameters()}
-        self.policy_adam = SlowAdam(config.policy_learning_rate, config.policy_weight_decay)
+        decoupled = config.policy_weight_decay_form == "decoupled"
+        self.policy_adam = SlowAdam(config.policy_learning_rate, config.policy_weight_decay, decoupled)
         self.critic_adam = SlowAdam(config.critic_learning_rate, 0.0)
         self.generator = torch.Generator().set_state(state.generator.get_state())
 
@@ -136,15 +146,24 @@ class SlowAwac:
             chosen = torch.rand(config.num_critics, generator=self.generator).argsort().tolist()
             chosen = chosen[: config.num_target_critics]
         value_noise = [self._noise(batch) for _ in range(config.value_samples if self._samples_value else 0)]
+        normaliser = config.normaliser_samples if config.weighting == "state_normalised" else 0
+        normaliser_noise = [self._noise(batch) for _ in range(normaliser)]
 
         critics = {n: v.clone().requires_grad_(True) for n, v in self.critics.items()}
         policy = {n: v.clone().requires_grad_(True) for n, v in self.policy.items()}
-        span = config.max_log_std - config.min_log_std
-        log_std = config.min_log_std + span / (1.0 + torch.exp(-policy["log_std_logit"]))
+        low, high = config.min_log_std, config.max_log_std
+        if config.std_bounding == "clamp":
+            log_std = torch.minimum(
+                torch.maximum(policy["log_std_logit"], torch.full_like(policy["log_std_logit"], low)),
+                torch.full_like(policy["log_std_logit"], high),
+            )
+        else:
+            log_std = low + (high - low) / (1.0 + torch.exp(-policy["log_std_logit"]))
 
-        targets, values, log_probs = [], [], []
+        targets, log_probs, means = [], [], []
         for b in rows:
             next_action = slow_mean(policy, batch.next_observations[b], config) + torch.exp(log_std) * noise[b]
+            next_action = self._clipped(next_action)
             next_q = min(
                 number(slow_critic(self.targets, i, batch.next_observations[b], next_action, config)) for i in chosen
             )
@@ -152,7 +171,7 @@ class SlowAwac:
             y = y if config.min_target is None else max(y, config.min_target)
             targets.append(y if config.max_target is None else min(y, config.max_target))
             mean = slow_mean(policy, batch.observations[b], config)
-            values.append(self._value(batch.observations[b], mean, log_std, [draw[b] for draw in value_noise]))
+            means.append(mean.detach())
             z = (batch.actions[b] - mean) / torch.exp(log_std)
             log_probs.append(-0.5 * (z**2 + 2.0 * log_std + math.log(2.0 * math.pi)).sum())
 
@@ -161,25 +180,40 @@ class SlowAwac:
             q = [slow_critic(critics, i, batch.observations[b], batch.actions[b], config) for b in rows]
             q_data[i] = [number(x) for x in q]
             critic_losses.append(torch.stack([(q[b] - targets[b]) ** 2 for b in rows]).mean())
-        advantages = [min(q_data[:, b]) - values[b] for b in rows]
-        weights = self._weights(advantages)
-        policy_loss = -torch.stack([weights[b] * log_probs[b] for b in rows]).mean()
+        q_before = q_data.copy()
 
         # One critic at a time: each is a network of its own, with the gradient of its own loss.
         critic_gradients = {n: torch.zeros_like(v) for n, v in critics.items()}
         for i, loss in enumerate(critic_losses):
             for n, g in zip(critics, torch.autograd.grad(loss, list(critics.values())), strict=True):
                 critic_gradients[n][i] = g[i]
+        if config.update_order == "critics_first":
+            self.critic_adam.step(self.critics, critic_gradients)
+            for i in range(config.num_critics):
+                q_data[i] = [number(self._q(i, batch.observations[b], batch.actions[b])) for b in rows]
+
+        std = torch.exp(log_std).detach()
+        values = [self._value(batch.observations[b], means[b], std, [draw[b] for draw in value_noise]) for b in rows]
+        advantages = [min(q_data[:, b]) - values[b] for b in rows]
+        of_policy = [
+            [self._min_q(batch.observations[b], self._clipped(means[b] + std * draw[b])) - values[b]
+             for draw in normaliser_noise]
+            for b in rows
+        ]  # fmt: skip
+        weights = self._weights(advantages, of_policy)
+        total = torch.stack([weights[b] * log_probs[b] for b in rows]).sum()
+        policy_loss = -total / (1 if config.policy_loss_reduction == "sum" else len(rows))
         policy_gradients = dict(zip(policy, torch.autograd.grad(policy_loss, list(policy.values())), strict=True))
 
-        self.critic_adam.step(self.critics, critic_gradients)
+        if config.update_order == "together":
+            self.critic_adam.step(self.critics, critic_gradients)
         self.policy_adam.step(self.policy, policy_gradients)
         tau = config.target_update_rate
         self.targets = {n: (1.0 - tau) * v + tau * self.critics[n] for n, v in self.targets.items()}
         return {
             "critic_loss": sum(number(loss) for loss in critic_losses),
             "policy_loss": number(policy_loss),
-            "q_mean": float(q_data.mean()),
+            "q_mean": float(q_before.mean()),
             "target_mean": float(np.mean(targets)),
             "advantage_mean": float(np.mean(advantages)),
             "advantage_std": float(np.std(advantages)),
@@ -187,7 +221,7 @@ class SlowAwac:
             "effective_sample_ratio": sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights)),
             "log_prob_mean": float(np.mean([number(p) for p in log_probs])),
             "std_mean": number(torch.exp(log_std).mean()),
-            "clamped_ratio": 0.0 if config.max_q is None else float((q_data >= config.max_q).mean()),
+            "clamped_ratio": 0.0 if config.max_q is None else float((q_before >= config.max_q).mean()),
         }
 
     @property
@@ -197,23 +231,30 @@ class SlowAwac:
     def _noise(self, batch: TransitionBatch) -> Tensor:
         return torch.empty_like(batch.actions).normal_(generator=self.generator)
 
-    def _value(self, s: Tensor, mean: Tensor, log_std: Tensor, noise: list[Tensor]) -> float:
-        actions = [mean + torch.exp(log_std) * row for row in noise] if self._samples_value else [mean]
-        each = [
-            min(
-                number(slow_critic(self.critics, i, s, a.detach(), self.config)) for i in range(self.config.num_critics)
-            )
-            for a in actions
-        ]
+    def _clipped(self, action: Tensor) -> Tensor:
+        return torch.clip(action, -1.0, 1.0) if self.config.clip_policy_actions else action
+
+    def _q(self, index: int, s: Tensor, a: Tensor) -> Tensor:
+        return slow_critic(self.critics, index, s, a, self.config)
+
+    def _min_q(self, s: Tensor, a: Tensor) -> float:
+        return min(number(self._q(i, s, a)) for i in range(self.config.num_critics))
+
+    def _value(self, s: Tensor, mean: Tensor, std: Tensor, noise: list[Tensor]) -> float:
+        actions = [self._clipped(mean + std * row) for row in noise] if self._samples_value else [mean]
+        each = [self._min_q(s, a) for a in actions]
         return sum(each) / len(each)
 
-    def _weights(self, advantages: list[float]) -> list[float]:
+    def _weights(self, advantages: list[float], of_policy: list[list[float]]) -> list[float]:
         config = self.config
         if config.weighting == "uniform":
             return [1.0] * len(advantages)
         clip = math.inf if config.advantage_clip is None else config.advantage_clip
         weights = [math.exp(min(a, clip) / config.temperature) for a in advantages]
-        if config.weighting == "exponential" and config.max_weight is not None:
+        if config.weighting == "state_normalised":
+            for b, others in enumerate(of_policy):
+                weights[b] /= sum(math.exp(min(a, clip) / config.temperature) for a in others) / len(others)
+        if config.weighting != "batch_softmax" and config.max_weight is not None:
             weights = [min(w, config.max_weight) for w in weights]
         if config.weighting == "batch_softmax" or config.normalise_weights:
             weights = [w * len(weights) / sum(weights) for w in weights]
@@ -235,7 +276,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "behaviour cloning": {"weighting": "uniform"},
     "wide standard deviation": {"min_log_std": -2.0, "max_log_std": 1.0, "temperature": 2.0},
     "strong weight decay": {"policy_weight_decay": 0.3},
-}
+    "decoupled weight decay": {"policy_weight_decay": 0.3, "policy_weight_decay_form": "decoupled"},
+    "sum over the batch": {"policy_loss_reduction": "sum", "policy_weight_decay": 0.3},
+    "Z(s)": {"weighting": "state_normalised", "normaliser_samples": 3, "advantage_clip": None},
+    "Z(s), bounded": {"weighting": "state_normalised", "normaliser_samples": 2, "max_weight": 1.1,
+                      "normalise_weights": True},
+    "critics first": {"update_order": "critics_first", "max_q": None},
+    "critics first, Z(s)": {"update_order": "critics_first", "weighting": "state_normalised", "normaliser_samples": 2},
+    "clipped policy actions": {"clip_policy_actions": True, "value_estimate": "sample", "max_log_std": 2.0},
+    "unbounded mean": {"bounded_mean": False},
+    "clamped standard deviation": {"std_bounding": "clamp", "initial_log_std": -0.2, "min_log_std": -0.5},
+    "five critics with layer norm": {"num_critics": 5, "critic_layer_norm": True, "max_q": None},
+    "linear": {"policy_hidden_sizes": (), "critic_hidden_sizes": ()},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
@@ -309,6 +362,39 @@ class TestMakeState:
 def optimised(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         yield from group["params"]
+
+
+def test_the_published_policy_is_an_average_when_asked() -> None:
+    config = small_config(policy_average_rate=0.25)
+    state, plain = fresh_state(config), fresh_state(small_config())
+    assert published_policy(plain) is plain.policy
+    average = {name: p.detach().clone() for name, p in state.policy.named_parameters()}
+    for step in range(3):
+        for each in (state, plain):
+            gradient_step(each, random_batch(step, dtype=torch.float32), config if each is state else small_config())
+        for name, parameter in state.policy.named_parameters():
+            average[name] = 0.75 * average[name] + 0.25 * parameter.detach()
+    published = dict(published_policy(state).named_parameters())
+    for name, parameter in plain.policy.named_parameters():
+        assert torch.equal(parameter, dict(state.policy.named_parameters())[name])  # learning is not touched
+        torch.testing.assert_close(published[name].detach(), average[name])
+        assert not torch.equal(published[name], parameter)
+
+
+def test_observations_are_scaled_once_for_all_networks() -> None:
+    scaled, plain = small_config(normalise_observations=True), small_config()
+    state, other = fresh_state(scaled), fresh_state(plain)
+    batch = random_batch(0, dtype=torch.float32, size=64)
+    fit_observation_scale(state, 3.0 * batch.observations + 1.0)
+    assert state.policy.scale is not None
+    white = batch._replace(
+        observations=state.policy.scale(batch.observations),
+        next_observations=state.policy.scale(batch.next_observations),
+    )
+    gradient_step(state, batch, scaled)
+    gradient_step(other, white, plain)
+    for name, tensor in parameters(other).items():
+        torch.testing.assert_close(parameters(state)[name], tensor)
 
 
 def test_the_subset_of_target_critics_is_drawn_anew_each_step() -> None:

@@ -1,0 +1,190 @@
+"""Forward and backward passes of the two networks, written out over buffers that are made once.
+
+Autograd costs as much as the arithmetic at these sizes: it allocates and visits some two hundred small tensors a
+step. Here every pass writes into the same buffers, which stay in the processor's cache and never move, so that a
+CUDA graph can be captured of them. Tests hold each pass to a slow implementation with autograd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from learner.networks import CriticEnsemble, GaussianPolicy
+
+_LAYER_NORM_EPSILON = 1e-5
+
+
+class PolicyPass:
+    """One pass of the policy's mean for batches of one size.
+
+    Args:
+        policy: read at each pass; `backward` writes the gradients of its layers.
+        batch_size: B.
+    """
+
+    def __init__(self, policy: GaussianPolicy, batch_size: int) -> None:
+        self._layers = [layer for layer in policy.layers if isinstance(layer, nn.Linear)]
+        self._bounded = policy.spec.bounded_mean
+        like = self._layers[0].weight
+        self._outputs = [like.new_empty(batch_size, layer.out_features) for layer in self._layers]
+        self._gradients = [torch.empty_like(output) for output in self._outputs]
+        self._inputs: Tensor | None = None
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Mean actions (B, A) of observations (B, O) as the layers see them; valid until the next pass."""
+        self._inputs = hidden = observations
+        last = len(self._layers) - 1
+        for index, (layer, output) in enumerate(zip(self._layers, self._outputs, strict=True)):
+            torch.addmm(layer.bias, hidden, layer.weight.t(), out=output)
+            if index < last:
+                output.clamp_(min=0.0)
+            elif self._bounded:
+                output.tanh_()
+            hidden = output
+        return hidden
+
+    def backward(self, mean_gradient: Tensor) -> None:
+        """Write dL/dparameter of every layer, given dL/dmean (B, A) of the last forward pass."""
+        assert self._inputs is not None, "forward comes first"
+        last = len(self._layers) - 1
+        gradient = self._gradients[last]
+        if self._bounded:
+            torch.ops.aten.tanh_backward.grad_input(mean_gradient, self._outputs[last], grad_input=gradient)
+        else:
+            gradient.copy_(mean_gradient)
+        for index in range(last, -1, -1):
+            layer = self._layers[index]
+            below = self._outputs[index - 1] if index else self._inputs
+            torch.mm(gradient.t(), below, out=layer.weight.grad)
+            torch.sum(gradient, dim=0, out=layer.bias.grad)
+            if index:
+                torch.mm(gradient, layer.weight, out=self._gradients[index - 1])
+                gradient = _through_relu(self._gradients[index - 1], below)
+
+
+@dataclass(slots=True)
+class _Hidden:
+    """Buffers of one hidden layer of N critics; the last three only with layer normalisation."""
+
+    product: Tensor
+    """(N, B, H): inputs times weights plus bias."""
+    output: Tensor
+    """(N, B, H), after normalisation and ReLU; the same memory as `product` without normalisation."""
+    gradient: Tensor
+    """(N, B, H)."""
+    normal: Tensor
+    mean: Tensor
+    inverse_std: Tensor
+
+
+class CriticPass:
+    """One pass of N critics for batches of one size.
+
+    Args:
+        critics: read at each pass; `backward` writes the gradients of its parameters.
+        batch_size: B.
+        members: how many critics take part; fewer than all are chosen anew for each forward pass.
+    """
+
+    def __init__(self, critics: CriticEnsemble, batch_size: int, *, members: int | None = None) -> None:
+        self._critics = critics
+        count = members or critics.num_critics
+        like = critics.weights[0]
+        self._inputs = like.new_empty(batch_size, like.shape[1])
+        self._norm = len(critics.scales) > 0
+        self._hidden = []
+        for weight in critics.weights[:-1]:
+            product = like.new_empty(count, batch_size, weight.shape[2])
+            empty = like.new_empty(0)
+            buffers = [torch.empty_like(product) for _ in range(3 if self._norm else 1)]
+            output, normal = (buffers[1], buffers[2]) if self._norm else (product, empty)
+            statistics = [like.new_empty(count, batch_size, 1) for _ in range(2)]
+            self._hidden.append(_Hidden(product, output, buffers[0], normal, *statistics))
+        self._raw = like.new_empty(count, batch_size, 1)
+        self._q = like.new_empty(count, batch_size)
+        self._gradient = like.new_empty(count, batch_size, 1)
+        self._within = torch.empty_like(self._gradient, dtype=torch.bool)
+
+    def forward(self, observations: Tensor, actions: Tensor, members: Tensor | None = None) -> Tensor:
+        """Values (N, B) of state-action pairs (B, O), (B, A) as the layers see them; valid until the next pass.
+
+        Args:
+            observations: (B, O).
+            actions: (B, A).
+            members: (M,) int64, the critics to ask; None asks all.
+        """
+        critics = self._critics
+        torch.cat([observations, actions], dim=-1, out=self._inputs)
+
+        def chosen(parameter: Tensor) -> Tensor:
+            return parameter if members is None else parameter.index_select(0, members)
+
+        hidden = self._inputs.expand(len(self._raw), *self._inputs.shape)
+        for index, layer in enumerate(self._hidden):
+            bias, weight = chosen(critics.biases[index]), chosen(critics.weights[index])
+            torch.baddbmm(bias, hidden, weight, out=layer.product)
+            if self._norm:
+                width = [layer.product.shape[-1]]
+                torch.ops.aten.native_layer_norm.out(
+                    layer.product, width, None, None, _LAYER_NORM_EPSILON,
+                    out0=layer.normal, out1=layer.mean, out2=layer.inverse_std,
+                )  # fmt: skip
+                shift, scale = chosen(critics.shifts[index]), chosen(critics.scales[index])
+                torch.addcmul(shift, layer.normal, scale, out=layer.output)
+            layer.output.clamp_(min=0.0)
+            hidden = layer.output
+        torch.baddbmm(chosen(critics.biases[-1]), hidden, chosen(critics.weights[-1]), out=self._raw)
+        raw = self._raw.squeeze(-1)
+        return raw if critics.max_q is None else torch.clamp(raw, max=critics.max_q, out=self._q)
+
+    def backward(self, q_gradient: Tensor) -> None:
+        """Write dL/dparameter of every critic, given dL/dQ (N, B) of the last forward pass, which asked all critics."""
+        critics = self._critics
+        gradient = self._gradient
+        if critics.max_q is None:
+            gradient.copy_(q_gradient.unsqueeze(-1))
+        else:
+            # The clamp passes no gradient, as in the authors' output activation Clamp(max=0).
+            torch.le(self._raw, critics.max_q, out=self._within)
+            torch.mul(q_gradient.unsqueeze(-1), self._within, out=gradient)
+        for index in range(len(self._hidden), -1, -1):
+            below = self._hidden[index - 1].output if index else self._inputs.expand(len(gradient), *self._inputs.shape)
+            weight, bias = critics.weights[index], critics.biases[index]
+            torch.bmm(below.transpose(1, 2), gradient, out=weight.grad)
+            torch.sum(gradient, dim=1, keepdim=True, out=bias.grad)
+            if index:
+                layer = self._hidden[index - 1]
+                torch.bmm(gradient, weight.transpose(1, 2), out=layer.gradient)
+                gradient = _through_relu(layer.gradient, layer.output)
+                if self._norm:
+                    gradient = self._through_norm(gradient, layer, index - 1)
+
+    def _through_norm(self, gradient: Tensor, layer: _Hidden, index: int) -> Tensor:
+        critics = self._critics
+        torch.sum(gradient, dim=1, keepdim=True, out=critics.shifts[index].grad)
+        # The layer's output is not needed any more: its memory takes the product.
+        torch.sum(
+            torch.mul(gradient, layer.normal, out=layer.output), dim=1, keepdim=True, out=critics.scales[index].grad
+        )
+        gradient.mul_(critics.scales[index])
+        width = [gradient.shape[-1]]
+        through: Tensor = torch.ops.aten.native_layer_norm_backward(
+            gradient, layer.product, width, layer.mean, layer.inverse_std, None, None, [True, False, False]
+        )[0]
+        return through
+
+
+def make_gradients(module: nn.Module) -> None:
+    """Give every trainable parameter a gradient to be written in place."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _through_relu(gradient: Tensor, output: Tensor) -> Tensor:
+    """In place: no gradient where the ReLU gave 0."""
+    torch.ops.aten.threshold_backward.grad_input(gradient, output, 0.0, grad_input=gradient)
+    return gradient
