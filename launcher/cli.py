@@ -264,10 +264,11 @@ def dataset_demos(
     output: Path,
     noise_std: float,
     noise_correlation: float = 0.0,
+    episodes: int = 25,
     steps: int = 10_000,
     seed: int = 0,
 ) -> int:
-    """Remake a shipped dataset: clone an expert, record 25 noisy episodes, judge what cloning them gives.
+    """Remake a shipped dataset: clone an expert, record some noisy episodes, judge what cloning them gives.
 
     Parameters
     ----------
@@ -281,6 +282,8 @@ def dataset_demos(
         Standard deviation of the noise on the expert's mean action.
     noise_correlation
         Correlation of one step's noise with the next one's, below 1.
+    episodes
+        Demonstrations to record.
     steps
         Gradient steps of behaviour cloning.
     seed
@@ -289,7 +292,13 @@ def dataset_demos(
     from launcher.demonstrations import make_demonstrations
 
     return make_demonstrations(
-        env=env, source=source, output=output, noise=(noise_std, noise_correlation), steps=steps, seed=seed
+        env=env,
+        source=source,
+        output=output,
+        episodes=episodes,
+        noise=(noise_std, noise_correlation),
+        steps=steps,
+        seed=seed,
     )
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from launcher.role_command import run_module
 
-_EPISODES = 25
 _JUDGED_EPISODES = 100
 _JUDGE_SEED = 1_000_000
 
 
 def make_demonstrations(
-    *, env: str, source: str, output: Path, noise: tuple[float, float], steps: int, seed: int
+    *, env: str, source: str, output: Path, episodes: int, noise: tuple[float, float], steps: int, seed: int
 ) -> int:
     """Clone an expert, record its noisy successes, and judge behaviour cloning on the record.
 
@@ -25,6 +24,7 @@ def make_demonstrations(
         env: one of the three tasks.
         source: expert data.
         output: dataset to write.
+        episodes: demonstrations to record.
         noise: standard deviation of the noise on the expert's mean action, and its correlation from step to step.
         steps: gradient steps of behaviour cloning.
         seed: of cloning and recording.
@@ -38,7 +38,7 @@ def make_demonstrations(
                 "--output", expert)  # fmt: skip
         print(f"expert cloned from {source}: {_judge(env, expert)}")
         provenance = {"policy": f"behaviour cloning, {steps} steps, seed {seed}", "cloned_from": Path(source).name}
-        recorded = run_module("actors.recording", "record", "--env", env, "--policy", expert, "--episodes", _EPISODES,
+        recorded = run_module("actors.recording", "record", "--env", env, "--policy", expert, "--episodes", episodes,
                            "--noise-std", noise[0], "--noise-correlation", noise[1], "--seed", seed,
                            "--provenance", json.dumps(provenance),
                            "--output", output)  # fmt: skip

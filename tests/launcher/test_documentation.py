@@ -48,6 +48,14 @@ def test_commands_and_their_options_exist(document: Path) -> None:
             cli.app.parse_args(words, exit_on_error=False, print_error=False)
 
 
+def test_the_options_that_stand_for_other_implementations_exist() -> None:
+    text = (ROOT / "docs" / "awac.md").read_text(encoding="utf-8")
+    rows = re.findall(r"`(--learner[^`]* --learner[^`]*)`", text)
+    assert len(rows) == 4
+    for row in rows:
+        cli.app.parse_args(["up", *shlex.split(row)], exit_on_error=False, print_error=False)
+
+
 def test_a_misspelt_option_in_a_document_would_be_found() -> None:
     (found,) = commands("    launcher up --env pen --actorz 3\n")
     with pytest.raises(Exception, match=r"actorz|Unknown"):
