@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from dataclasses import replace
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
 from actors.config import ActorConfig
-from actors.environment import make_environment
+from actors.environment import Environment, make_environment
+from actors.lockstep import play_turn
 from actors.metrics import ActorMetrics
 from actors.outbox import LostMessages, Outbox
 from actors.policy import NumpyPolicy
@@ -18,12 +20,13 @@ from actors.rollout import Rollout
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import EpochLost, SpecMismatch
-from replay_service.experience import Trajectory
+from replay_service.experience import Origin, Trajectory
 from replay_service.keys import Keys
+from replay_service.lockstep import steps_of_turn, turn_of_version
 from replay_service.patience import Patience
 from replay_service.process import StopSignal, WaitNotice, serve_metrics
 from replay_service.run_state import RunStateStore
-from replay_service.trajectory_stream import Admission, EpisodeOutcome, TrajectoryWriter
+from replay_service.trajectory_stream import Admission, EpisodeOutcome, StoredEpisode, TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
 
 _ACTOR_STREAM = 1  # first word of the spawn key of every actor's generator
@@ -32,6 +35,7 @@ _DELIVERY_AFTER_STOP_S = 10.0
 _WAITS_FOR = {
     "phase": "the learner to finish pretraining",
     "limiter": "the learner (the actors are ahead by the limiter's whole band)",
+    "turn": "the other actors and the learner to finish the turn",
     "budget": "the end of the run (every step of the budget is taken or admitted)",
 }
 
@@ -90,14 +94,11 @@ class Actor:
             while not self._stop.is_set():
                 if self._open_epoch() is None:
                     break
-                rollout = Rollout(
-                    environment,
-                    actor_generator(self._run.seed, self._actor_id, self._writer.epoch),
-                    actor_id=self._actor_id,
-                    epoch=self._writer.epoch,
-                )
                 try:
-                    self._work(rollout)
+                    if self._run.lockstep:
+                        self._work_in_turns(environment)
+                    else:
+                        self._work(self._new_rollout(environment))
                 except (LostMessages, EpochLost) as error:
                     _log.error("actor %d opens a new epoch: %s", self._actor_id, error)
         finally:
@@ -111,11 +112,87 @@ class Actor:
             self._state.publish_endpoint(self._process_name, self._address)
             return self._writer.register(replaces_crashed=self._replaces_crashed, registration=registration)
 
+        self._sequence = -1
         self._outbox = Outbox(self._writer, resend_window_s=self._config.resend_window_s)
         epoch = self._patience.until_answered(register)
         self._replaces_crashed = False
         _log.info("actor %d registered, epoch %s", self._actor_id, epoch)
         return epoch
+
+    def _new_rollout(self, environment: Environment) -> Rollout:
+        return Rollout(
+            environment,
+            actor_generator(self._run.seed, self._actor_id, self._writer.epoch),
+            actor_id=self._actor_id,
+            epoch=self._writer.epoch,
+        )
+
+    def _work_in_turns(self, environment: Environment) -> None:
+        done = self._writer.stored_episode
+        while not self._stop.is_set():
+            policy = self._policy_of_turn(after=done.number if done is not None and done.ended else -1)
+            if policy is None:
+                return
+            turn = turn_of_version(policy.version)
+            steps = steps_of_turn(
+                actor_id=self._actor_id,
+                env_steps=policy.env_steps,
+                num_env_steps=self._run.num_env_steps,
+                max_episode_steps=self._run.spec.max_episode_steps,
+            )
+            stored = done.steps if done is not None and done.number == turn else 0
+            for trajectory, outcome in play_turn(
+                environment,
+                policy,
+                run_seed=self._run.seed,
+                actor_id=self._actor_id,
+                epoch=self._writer.epoch,
+                turn=turn,
+                steps=steps,
+                rollout_length=self._run.rollout_length,
+                should_stop=self._stop.is_set,
+            ):
+                if trajectory.origin.first_step < stored:
+                    continue  # an earlier incarnation has sent this part
+                sent = self._send_in_turn(trajectory, outcome)
+                if sent is None:
+                    return
+            if not self._stop.is_set():
+                done = StoredEpisode(turn, steps, ended=True)
+
+    def _policy_of_turn(self, *, after: int) -> NumpyPolicy | None:
+        """The policy of the newest turn, once that is later than the turn `after`."""
+        pause = _SHORTEST_POLL_S
+        while True:
+            admission = self._patience.until_answered(lambda: self._writer.request(0))
+            if admission is None:
+                return None
+            if turn_of_version(admission.policy_version) > after:
+                break
+            self._notice.waiting(_WAITS_FOR["turn"])
+            if self._stop.wait(pause):
+                return None
+            pause = min(self._config.longest_poll_s, pause * 1.5)
+        self._notice.done()
+        return self._newest_policy(admission.policy_version)
+
+    def _send_in_turn(self, trajectory: Trajectory, outcome: EpisodeOutcome | None) -> Admission | None:
+        want = trajectory.num_steps
+        admission = self._patience.until_answered(lambda: self._writer.request(want))
+        while admission is not None and admission.lease_steps < want:
+            # The band has room for a whole turn, but a learner that was restored catches up with its own past first.
+            self._notice.waiting(_WAITS_FOR[admission.wait_reason or "limiter"])
+            if self._stop.wait(self._config.longest_poll_s):
+                return None
+            admission = self._patience.until_answered(lambda: self._writer.request(want))
+        if admission is None:
+            return None
+        return self._send(replace(trajectory, origin=self._next_origin(trajectory)), outcome, 0)
+
+    def _next_origin(self, trajectory: Trajectory) -> Origin:
+        """The trajectory's origin with the sequence that the service expects: what was skipped has none."""
+        self._sequence += 1
+        return replace(trajectory.origin, sequence=self._sequence)
 
     def _work(self, rollout: Rollout) -> None:
         want = self._run.rollout_length

@@ -13,6 +13,7 @@ class NumpyPolicy:
 
     def __init__(self, weights: PolicyWeights) -> None:
         self.version = weights.version
+        self.env_steps = weights.env_steps
         self.published_unix_seconds = weights.published_unix_seconds
         # Contiguous copies: the arrays of a decoded message are views of its bytes, aligned by chance only.
         self._weights = [np.ascontiguousarray(w).copy() for w in weights.weights]

@@ -19,13 +19,21 @@ class Rollout:
     it stopped.
     """
 
-    def __init__(self, environment: Environment, generator: np.random.Generator, *, actor_id: int, epoch: int) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        generator: np.random.Generator,
+        *,
+        actor_id: int,
+        epoch: int,
+        first_episode: int = 0,
+    ) -> None:
         self._environment = environment
         self._generator = generator
         self._actor_id = actor_id
         self._epoch = epoch
         self._sequence = 0
-        self._episode = 0
+        self._episode = first_episode
         self._step_in_episode = 0
         self._return = 0.0
         self._success: bool | None = None

@@ -94,8 +94,11 @@ def resolve(config: ExperimentConfig, *, run_id: str, environment: EnvironmentCo
 
 _FIXED = (
     "env", "dataset", "preset", "seed", "run_id", "environment", "rollout_length", "num_offline_steps", "utd_ratio",
+    "lockstep",
 )  # fmt: skip
 """Settings of a run that cannot change when it is resumed."""
+_FIXED_IN_LOCKSTEP = ("actors", "num_env_steps", "initial_env_steps")
+"""Settings that fix the turns."""
 
 
 def refuse_changes(saved: ExperimentConfig, wanted: ExperimentConfig) -> None:
@@ -104,7 +107,8 @@ def refuse_changes(saved: ExperimentConfig, wanted: ExperimentConfig) -> None:
     Raises:
         ConfigError: names the settings that differ.
     """
-    changed = [name for name in _FIXED if getattr(saved.run, name) != getattr(wanted.run, name)]
+    fixed = _FIXED + (_FIXED_IN_LOCKSTEP if saved.run.lockstep else ())
+    changed = [name for name in fixed if getattr(saved.run, name) != getattr(wanted.run, name)]
     if changed:
         details = "; ".join(f"{n}: {getattr(saved.run, n)!r}, now {getattr(wanted.run, n)!r}" for n in changed)
         raise ConfigError(f"a run that is resumed keeps its {', '.join(changed)} ({details}): start a new run instead")

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,9 +29,10 @@ from learner.update import (
 )
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
-from replay_service.errors import CheckpointError, DatasetError
+from replay_service.errors import CheckpointError, DatasetError, LockstepBroken
 from replay_service.experience import Trajectory
 from replay_service.keys import Keys
+from replay_service.lockstep import Turns, turn_of_version
 from replay_service.patience import Patience
 from replay_service.policy_weights import PolicyWeights
 from replay_service.process import StopSignal, WaitNotice, serve_metrics
@@ -47,6 +49,7 @@ _SYNC_EVERY_S = 0.05
 _BLOCK_MS = 100
 _ENTRIES_A_READ = 64
 _IDLE_PAUSE_S = 0.05
+_ACTORS_NAMED = 8
 
 _log = logging.getLogger(__name__)
 
@@ -91,8 +94,14 @@ class Learner:
         self._last_sync = self._last_checkpoint = time.monotonic()
         self._waited_s = 0.0
         self._quarantined_steps = 0
+        self._published: PolicyWeights | None = None
         self._mirror: ReplayMirror
         self._reader = TrajectoryReader(self._client, keys.online, run.spec)
+        self._turns: Turns | None = None
+        if run.lockstep:
+            self._turns = Turns(
+                actors=run.actors, num_env_steps=run.num_env_steps, max_episode_steps=run.spec.max_episode_steps
+            )
 
     def run(self) -> None:
         """Work until the budget is done and a stop is asked for.
@@ -114,7 +123,10 @@ class Learner:
         if self._progress.phase in (Phase.SEEDING, Phase.PRETRAINING):
             self._pretrain()
         if self._progress.phase is Phase.ONLINE and not self._stop.is_set():
-            self._fine_tune()
+            if self._turns is None:
+                self._fine_tune()
+            else:
+                self._fine_tune_in_turns(self._turns)
         self._finish()
 
     # Startup
@@ -140,6 +152,13 @@ class Learner:
                 )
             return
         self._progress = restored
+        if self._turns is not None:
+            # A version names its turn. What was published behind the checkpoint is published again, bit by bit.
+            due = restored.phase is Phase.ONLINE and restored.policy_version == 0
+            unfinished = restored.phase is Phase.FINISHED and shared is not None and shared.phase is not restored.phase
+            if due or unfinished:
+                self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=restored.phase))
+            return
         if shared is not None:
             # Actors must see a newer number than any they have; what they then fetch is the restored policy.
             self._progress.policy_version = max(restored.policy_version, shared.policy_version)
@@ -178,6 +197,8 @@ class Learner:
             fit_observation_scale(self._state, self._mirror.seed_observations())
         while self._patience.until_answered(lambda: self._ingest(block_ms=None)) and not self._stop.is_set():
             pass
+        if self._turns is not None:
+            self._retake_turns(self._turns)
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
 
     # Phases
@@ -231,6 +252,54 @@ class Learner:
                 if self._stop.is_set():
                     break
 
+    def _fine_tune_in_turns(self, turns: Turns) -> None:
+        config, progress = self._config, self._progress
+        self._sync(block_ms=None)
+        while not self._stop.is_set():
+            for _ in range(self._updates_allowed()):
+                batch = self._mirror.sample(
+                    config.batch_size, self._state.generator, offline_fraction=config.offline_fraction
+                )
+                self._note_step(gradient_step(self._state, batch, config), config.batch_size)
+                progress.online_grad_steps += 1
+                self._keep_house()
+                if self._stop.is_set():
+                    return
+            if self._budget_is_done():
+                self._complete()
+                return
+            if turn_of_version(progress.policy_version) < turns.next_turn:
+                self._patience.until_answered(self._publish_online)
+            self._take_turn(turns)
+
+    def _take_turn(self, turns: Turns) -> None:
+        """Wait until every actor has played the next turn, and take it in."""
+        while not self._stop.is_set():
+            taken = turns.take(self._progress.env_steps)
+            if taken is not None:
+                self._notice.done()
+                self._insert_turn(taken)
+                return
+            missing = ", ".join(str(actor) for actor in turns.missing(self._progress.env_steps)[:_ACTORS_NAMED])
+            self._await_experience(f"the episodes of turn {turns.next_turn} (actors {missing})")
+
+    def _retake_turns(self, turns: Turns) -> None:
+        """Take in the turns that the checkpoint had taken in; what came behind them waits for its turn."""
+        goal, self._progress.env_steps = self._progress.env_steps, 0
+        while self._progress.env_steps < goal:
+            taken = turns.take(self._progress.env_steps)
+            if taken is None:
+                raise LockstepBroken(
+                    f"the checkpoint has taken in {goal} env steps, but the stream holds only "
+                    f"{self._progress.env_steps} of them: turn {turns.next_turn} is incomplete"
+                )
+            self._insert_turn(taken)
+
+    def _insert_turn(self, taken: Sequence[Trajectory]) -> None:
+        for trajectory in taken:
+            self._mirror.insert_online(self._transitions(trajectory), first_step=self._progress.env_steps)
+            self._progress.env_steps += trajectory.num_steps
+
     def _complete(self) -> None:
         self._progress.phase = Phase.FINISHED
         self._checkpoint()
@@ -265,8 +334,8 @@ class Learner:
     def _budget_is_done(self) -> bool:
         return self._progress.env_steps >= self._run.num_env_steps
 
-    def _await_experience(self) -> None:
-        self._notice.waiting("environment steps from the actors (limiter)")
+    def _await_experience(self, awaited: str = "environment steps from the actors (limiter)") -> None:
+        self._notice.waiting(awaited)
         began = time.monotonic()
         self._sync(block_ms=_BLOCK_MS)
         waited = time.monotonic() - began
@@ -307,7 +376,7 @@ class Learner:
             return env_steps - (self._quarantined_steps - quarantined)
 
         env_steps = self._patience.until_answered(exchange)
-        if env_steps is not None:
+        if env_steps is not None and self._turns is None:
             progress.env_steps = env_steps
         self._patience.until_answered(self._publish_what_redis_lost)
         self._last_sync = time.monotonic()
@@ -317,6 +386,9 @@ class Learner:
         for entry in self._reader.read(count=_ENTRIES_A_READ, block_ms=block_ms):
             if isinstance(entry, BadEntry):
                 self._put_aside(entry)
+            elif self._turns is not None:
+                self._turns.add(entry.trajectory)
+                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
             else:
                 self._mirror.insert_online(self._transitions(entry.trajectory), first_step=entry.first_step)
                 self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
@@ -339,6 +411,8 @@ class Learner:
         steps = self._patience.until_answered(lambda: self._quarantine.put(bad)) or 0
         self._quarantined_steps += steps
         _log.warning("quarantined %s (%d steps): %s", bad.entry_id, steps, bad.reason)
+        if self._turns is not None and steps:
+            raise LockstepBroken(f"a trajectory was damaged in storage ({bad.reason}): its turn can never be completed")
 
     def _publish_online(self) -> None:
         progress, every = self._progress, self._config.evaluate_every_env_steps
@@ -356,14 +430,16 @@ class Learner:
             _log.warning("Redis lost version %d: it is published again", self._progress.policy_version)
             phase = self._progress.phase
             self._channel.publish(
-                self._export(self._progress.policy_version),
+                self._published or self._export(self._progress.policy_version),
                 for_evaluation=phase is Phase.FINISHED,
                 enter=phase if phase in (Phase.ONLINE, Phase.FINISHED) else None,
             )
 
     def _publish(self, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
         version = self._progress.policy_version + 1
-        self._channel.publish(self._export(version), for_evaluation=for_evaluation, enter=enter)
+        weights = self._export(version)
+        self._channel.publish(weights, for_evaluation=for_evaluation, enter=enter)
+        self._published = weights
         self._progress.policy_version = version
         self._metrics.policy_version.set(version)
         self._metrics.publications.inc()
@@ -382,7 +458,8 @@ class Learner:
         return min(progress.env_steps, paid)
 
     def _export(self, version: int) -> PolicyWeights:
-        env_steps = self._progress.env_steps if self._progress.phase is Phase.FINISHED else self._paid_env_steps()
+        exact = self._turns is not None or self._progress.phase is Phase.FINISHED
+        env_steps = self._progress.env_steps if exact else self._paid_env_steps()
         return export_policy(
             published_policy(self._state), PublicationStamp(version, self._progress.grad_steps, env_steps, time.time())
         )

@@ -87,6 +87,9 @@ class RunConfig:
     max_env_steps_ahead: int = 0
     """How many environment steps the actors may be ahead of the learner; at least `rollout_length + 1 / utd_ratio`, or
     both sides would wait for each other. 0: room for two rollouts of every actor."""
+    lockstep: bool = False
+    """Actors and learner take turns: an episode of every actor, then the gradient steps for it, then new weights. Two
+    runs, and a run that was killed and resumed, then end in the same policy to the last bit on one kind of CPU."""
     rollout_length: int = 200
     """Environment steps in one message, at most; a message never crosses the end of an episode."""
     run_id: str = ""
@@ -115,6 +118,9 @@ class RunConfig:
         # A message larger than the buffer would be evicted as it is stored, and both sides would wait for ever.
         require_at_least("replay.capacity", self.replay.capacity, self.rollout_length)
         require_between("discovery_port", self.discovery_port, 0, _HIGHEST_PORT)
+        if self.lockstep:
+            # Nothing may leave the buffer, because what leaves it depends on the order of arrival.
+            require_at_least("replay.capacity (with lockstep)", self.replay.capacity, self.num_env_steps)
         if self.max_env_steps_ahead:
             name = "max_env_steps_ahead (with this rollout_length and utd_ratio)"
             require_at_least(name, self.max_env_steps_ahead, self._smallest_tolerance)
@@ -122,6 +128,8 @@ class RunConfig:
     @property
     def tolerance_env_steps(self) -> int:
         """Width of the limiter's band, in environment steps (`max_env_steps_ahead` or its default)."""
+        if self.lockstep:
+            return self.actors * self.environment.max_episode_steps + self._smallest_tolerance
         usual = max(1_000, 2 * self.actors * self.rollout_length)
         return self.max_env_steps_ahead or max(usual, self._smallest_tolerance)
 

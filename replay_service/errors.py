@@ -66,6 +66,10 @@ class SpecMismatch(ProtocolError):
     """The peer speaks of another environment, network shape or wire version."""
 
 
+class LockstepBroken(AwacError):
+    """A turn can never be completed, because a trajectory of it was damaged in storage."""
+
+
 class EpochLost(ProtocolError):
     """Redis lost this actor's registration in a crash; it must open a new epoch."""
 

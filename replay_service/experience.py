@@ -52,7 +52,7 @@ class Origin:
     policy_version: int
     """Version of the weights that chose the actions; 0 for a dataset."""
     episode: int
-    """Number of the episode within the epoch, from 0."""
+    """Number of the episode within the epoch, from 0; in lock-step, the turn."""
     first_step: int
     """Step within the episode at which this trajectory begins."""
 

@@ -45,6 +45,16 @@ class Admission:
     """The service misses an earlier sequence: send again from this one. Nothing was added."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEpisode:
+    """The newest episode that an actor has stored a part of."""
+
+    number: int
+    steps: int
+    """Steps of it that are stored."""
+    ended: bool
+
+
 class TrajectoryWriter:
     """One incarnation of one actor, as the replay service sees it.
 
@@ -65,6 +75,8 @@ class TrajectoryWriter:
         self._register = client.register_script(scripts.source("register"))
         self._release = client.register_script(scripts.source("release"))
         self.epoch = 0
+        self.stored_episode: StoredEpisode | None = None
+        """What an earlier incarnation had stored last, as of the registration."""
 
     def register(self, *, replaces_crashed: bool = False, registration: str | None = None) -> int:
         """Open a new epoch; an older incarnation of this actor can append no more.
@@ -80,7 +92,7 @@ class TrajectoryWriter:
         Raises:
             SpecMismatch: the run's spec is not this actor's.
         """
-        epoch, run_fingerprint = self._register(
+        epoch, *answer = self._register(
             keys=[self._keys.run, self._keys.actor(self._actor_id), self._keys.actors],
             args=[
                 self._fingerprint,
@@ -90,7 +102,9 @@ class TrajectoryWriter:
             ],
         )
         if epoch == 0:
-            raise self._mismatch(run_fingerprint)
+            raise self._mismatch(answer[0])
+        number, steps, ended = answer[1:]
+        self.stored_episode = StoredEpisode(int(number), int(steps), ended == b"1") if number else None
         self.epoch = int(epoch)
         return self.epoch
 
@@ -133,6 +147,8 @@ class TrajectoryWriter:
                 "0" if outcome is None else "1",
                 "" if outcome is None else repr(outcome.episode_return),
                 success,
+                origin.episode,
+                origin.first_step + trajectory.num_steps,
             ],
         )
         return self._admission(reply)

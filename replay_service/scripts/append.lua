@@ -4,6 +4,7 @@
 -- ARGV  1 spec fingerprint   2 actor id   3 epoch   4 sequence   5 steps in the message   6 message
 --       7 steps wanted next  8 policy version that acted   9 '1' when the episode ends with this message
 --       10 return of that episode   11 success of that episode ('1', '0' or '' for unknown)
+--       12 number of the episode   13 its steps, this message included
 --
 -- Returns {status, policy_version, lease, wait_reason, detail}
 --   'stored'       the message is in the stream and counted
@@ -38,7 +39,8 @@ else
   redis.call('HINCRBY', run, 'env_steps', steps)
   redis.call('HINCRBY', actor, 'stored_steps', steps)
   redis.call('HINCRBY', actor, 'next_sequence', 1)
-  redis.call('HSET', actor, 'policy_version', ARGV[8])
+  redis.call('HSET', actor, 'policy_version', ARGV[8], 'episode', ARGV[12], 'episode_steps', ARGV[13],
+    'episode_ended', ARGV[9])
   if ARGV[9] == '1' then
     redis.call('HINCRBY', actor, 'episodes', 1)
     redis.call('HINCRBY', run, 'episodes', 1)

@@ -3,15 +3,21 @@
 -- KEYS  1 run   2 actor hash   3 set of actors
 -- ARGV  1 spec fingerprint   2 actor id   3 '1' when a crashed actor is being replaced
 --       4 a word that only this call carries: when its answer is lost and it is sent again, nothing is counted twice
--- Returns {epoch, ''} or {0, the run's fingerprint} when the spec differs.
+-- Returns {epoch, '', episode, steps, ended} with the newest episode that this actor has stored a part of, how many
+-- of its steps are stored and whether it ended ('' for all three when there is none), or {0, the run's fingerprint}
+-- when the spec differs.
 
 local run, actor = KEYS[1], KEYS[2]
+local function registered(epoch)
+  local stored = redis.call('HMGET', actor, 'episode', 'episode_steps', 'episode_ended')
+  return {epoch, '', stored[1] or '', stored[2] or '', stored[3] or ''}
+end
 local fingerprint = redis.call('HGET', run, 'spec_fingerprint') or ''
 if fingerprint ~= ARGV[1] then
   return {0, fingerprint}
 end
 if redis.call('HGET', actor, 'registration') == ARGV[4] then
-  return {number(actor, 'epoch'), ''}
+  return registered(number(actor, 'epoch'))
 end
 redis.call('HSET', actor, 'registration', ARGV[4])
 give_back(run, actor, number(actor, 'lease'))
@@ -22,4 +28,4 @@ if ARGV[3] == '1' then
   redis.call('HINCRBY', actor, 'restarts', 1)
 end
 touch(actor)
-return {redis.call('HINCRBY', actor, 'epoch', 1), ''}
+return registered(redis.call('HINCRBY', actor, 'epoch', 1))

@@ -18,9 +18,11 @@ from replay_service.datasets import load_dataset
 from replay_service.policy_weights import PolicySpec, PolicyWeights
 
 
-def policy_file(path: Path, *, seed: int, log_std: float = -1.0) -> Path:
+def policy_file(
+    path: Path, *, seed: int, log_std: float = -1.0, observation_dim: int = 45, action_dim: int = 24
+) -> Path:
     draw = np.random.default_rng(seed)
-    spec = PolicySpec(observation_dim=45, action_dim=24, hidden_sizes=(8,))
+    spec = PolicySpec(observation_dim=observation_dim, action_dim=action_dim, hidden_sizes=(8,))
     policy = PolicyWeights(
         spec=spec,
         version=1,
@@ -29,7 +31,7 @@ def policy_file(path: Path, *, seed: int, log_std: float = -1.0) -> Path:
         published_unix_seconds=0.0,
         weights=tuple((0.1 * draw.standard_normal(shape)).astype(np.float32) for shape in spec.layer_shapes),
         biases=tuple(draw.standard_normal(shape[:1]).astype(np.float32) for shape in spec.layer_shapes),
-        log_std=np.full(24, log_std, dtype=np.float32),
+        log_std=np.full(action_dim, log_std, dtype=np.float32),
     )
     path.write_bytes(wire.encode_policy_weights(policy))
     return path
