@@ -59,6 +59,13 @@ class ExperimentConfig:
         return tomli_w.dumps(_plain(tables))
 
 
+_RUN_SETTINGS: dict[str, dict[str, Any]] = {
+    "strong": {"num_offline_steps": 5_000, "utd_ratio": 0.5, "replay": {"evict_seed": False}},
+    "behaviour-cloning": {"num_offline_steps": 10_000},
+}
+"""Settings of a run that a preset of the learner brings along."""
+
+
 def preset_name(run: RunConfig) -> str:
     """The preset that a run uses.
 
@@ -75,7 +82,7 @@ def preset_name(run: RunConfig) -> str:
 
 def preset_layer(name: str) -> dict[str, Any]:
     """A preset as the lowest configuration layer, below files, environment variables and options."""
-    return {"learner": _plain(PRESETS[name])}
+    return {**_RUN_SETTINGS.get(name, {}), "learner": _plain(PRESETS[name])}
 
 
 def resolve(config: ExperimentConfig, *, run_id: str, environment: EnvironmentConfig) -> ExperimentConfig:

@@ -174,7 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "strong": {
         "batch_size": 256,
         "offline_batch_size": 256,
-        "num_critics": 4,
+        "policy_average_rate": 0.001,
         "critic_layer_norm": True,
         "target_initialisation": "copy",
         "n_step": 3,
@@ -193,7 +193,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
-terminal states. strong: our own, for the hand tasks, on trial: an ensemble of layer-normalised critics with bounded
-three-step targets, sharper weights, and half of each batch from the demonstrations. behaviour-cloning: every weight 1;
+terminal states. strong: our own, for the hand tasks: layer-normalised critics with bounded three-step targets,
+sharper weights, half of each batch from the demonstrations, and the average of the policy in its place; half an update
+a step, after 5,000 offline. behaviour-cloning: every weight 1;
 the critics learn along and change nothing.
 """

@@ -30,7 +30,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
     "strong": {
         "batch_size": 256,
         "offline_batch_size": 256,
-        "num_critics": 4,
+        "policy_average_rate": 0.001,
         "critic_layer_norm": True,
         "target_initialisation": "copy",
         "n_step": 3,
