@@ -1,8 +1,8 @@
 """Forward and backward passes of the two networks, written out over buffers that are made once.
 
-Autograd costs as much as the arithmetic at these sizes: it allocates and visits some two hundred small tensors a
-step. Here every pass writes into the same buffers, which stay in the processor's cache and never move, so that a
-CUDA graph can be captured of them. Tests hold each pass to a slow implementation with autograd.
+Autograd would allocate and visit some two hundred small tensors a step. Here every pass writes into the same buffers,
+which never move, so that a CUDA graph can be captured of them. Tests hold each pass to a slow implementation with
+autograd.
 """
 
 from __future__ import annotations
