@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.record import Measurement, report
 from learner.config import LearnerConfig
+from learner.matrix_products import prefer_onednn
 from learner.mirror import ReplayMirror, Transitions
 from learner.update import gradient_step, make_state
 from replay_service.experience import ExperienceSpec
@@ -79,6 +80,7 @@ def products(batch: int, hidden: tuple[int, ...]) -> Callable[[], None]:
 
 def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
+    prefer_onednn()  # as the learner does
     mirror = filled_mirror(200_000)
     for name, (batch, hidden) in SIZES.items():
         config = LearnerConfig(policy_hidden_sizes=hidden, critic_hidden_sizes=hidden)
