@@ -13,15 +13,20 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from actors.actor import Actor
 from actors.config import ActorConfig, EvaluatorConfig
 from actors.evaluator import Evaluator
 from actors.pool import ActorPool
+from replay_service.actor_ids import claim_actor_id
+from replay_service.config import RunConfig
 from replay_service.config_file import load_role_config, load_run_config
-from replay_service.connection import RedisEndpoint
+from replay_service.connection import RedisEndpoint, connect
 from replay_service.errors import ConfigError
+from replay_service.keys import Keys
+from replay_service.patience import Patience
 from replay_service.process import (
     RESTARTED_VARIABLE,
     RestartBudget,
@@ -31,6 +36,8 @@ from replay_service.process import (
     die_with_parent,
     run_role,
 )
+
+_CLAIM = "claim"
 
 
 def parse_indices(text: str) -> tuple[int, ...]:
@@ -54,7 +61,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m actors", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("role", choices=("actor", "evaluator"))
     parser.add_argument("--config", type=Path, required=True, help="the run's TOML file")
-    parser.add_argument("--indices", default="0", help="actors to run on this host: an index, or a range like 0-7")
+    parser.add_argument(
+        "--indices",
+        default="0",
+        help="actors to run on this host: an index, a range like 0-7, or 'claim' for one actor under any free index",
+    )
     parser.add_argument("--log-dir", type=Path, help="write one log file an actor here (default: stderr)")
     return parser.parse_args()
 
@@ -86,14 +97,24 @@ def _run_pool(arguments: argparse.Namespace) -> int:
         sys.exit(run_role(work))
 
     budget = RestartBudget(limit=config.max_restarts, window_s=config.restart_window_s)
+    indices = _claimed(run, endpoint, stop) if arguments.indices == _CLAIM else parse_indices(arguments.indices)
+    if not indices:
+        return 0
     pool = ActorPool(
         actor_main,
-        parse_indices(arguments.indices),
+        indices,
         budget=budget,
         stop=stop,
         replaces_crashed=os.environ.get(RESTARTED_VARIABLE) == "1",
     )
     return pool.run()
+
+
+def _claimed(run: RunConfig, endpoint: RedisEndpoint, stop: StopSignal) -> tuple[int, ...]:
+    client, keys = connect(endpoint), Keys(run.run_id)
+    claim = partial(claim_actor_id, client, keys, silence_s=run.replay.actor_timeout_s)
+    claimed = Patience("actor", stop).until_answered(claim)
+    return () if claimed is None else (claimed,)
 
 
 def _run_evaluator(arguments: argparse.Namespace) -> int:

@@ -48,6 +48,11 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="the run's TOML file")
     parser.add_argument("--checkpoint-dir", type=Path, required=True)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--exit-when-finished",
+        action="store_true",
+        help="end with code 0 once the budget is done and judged, as a batch job should; default: wait for SIGTERM",
+    )
     arguments = parser.parse_args()
     configure_logging("learner")
     die_with_launcher()
@@ -62,6 +67,7 @@ def main() -> int:
             checkpoint_dir=arguments.checkpoint_dir,
             device=choose_device(arguments.device),
             stop=stop,
+            exit_when_finished=arguments.exit_when_finished,
         )
         learner.run()
         return 0

@@ -71,8 +71,10 @@ class Learner:
         checkpoint_dir: Path,
         device: torch.device,
         stop: StopSignal,
+        exit_when_finished: bool = False,
     ) -> None:
         self._run = run
+        self._exit_when_finished = exit_when_finished
         self._config = config
         self._device = device
         self._stop = stop
@@ -104,7 +106,7 @@ class Learner:
             )
 
     def run(self) -> None:
-        """Work until the budget is done and a stop is asked for.
+        """Work until the budget is done and, unless told to exit then, a stop is asked for.
 
         Raises:
             CheckpointError: the run has made progress that no sound checkpoint holds.
@@ -314,10 +316,16 @@ class Learner:
         self._report()
         while not self._stop.wait(1.0):  # finished: metrics stay up until the launcher ends the run
             self._patience.until_answered(self._publish_what_redis_lost)
+            if self._exit_when_finished and self._patience.until_answered(self._is_all_evaluated):
+                break
         try:
             self._run_state.withdraw_endpoint(_PROCESS_NAME)
         except TRANSIENT_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
+
+    def _is_all_evaluated(self) -> bool:
+        state = self._run_state.read()
+        return state.evaluations_done >= state.evaluations_requested
 
     # Steps of the loop
 

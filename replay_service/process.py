@@ -9,6 +9,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ RESTARTED_VARIABLE = "AWAC_RESTARTED"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after a fork only the call itself is safe
 _WAIT_NOTICE_PERIOD_S = 10.0
+_WILDCARDS = ("0.0.0.0", "::", "")
 
 _log = logging.getLogger(__name__)
 
@@ -109,12 +111,17 @@ def serve_metrics(registry: CollectorRegistry, host: str) -> str:
     """Serve Prometheus metrics on a free port, this process's own memory, CPU time and file descriptors among them.
 
     Returns:
-        `host:port`, as service discovery should name it.
+        `host:port`, as service discovery should name it; this machine's name where `host` means all interfaces.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     ProcessCollector(registry=registry)
     server, _thread = start_http_server(0, addr=host, registry=registry)
-    return f"{host}:{server.server_port}"
+    return f"{advertised_host(host)}:{server.server_port}"
+
+
+def advertised_host(host: str) -> str:
+    """The address under which others reach what listens on `host`: its own, or this machine's name for a wildcard."""
+    return socket.gethostname() if host in _WILDCARDS else host
 
 
 def run_role(main: Callable[[], int]) -> int:
