@@ -6,6 +6,7 @@ The same curves give the same bytes: matplotlib's own settings, no date and no p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ _METRIC_NAMES: dict[Metric, str] = {
     "episode_return": "episode return",
 }
 _AXIS_NAMES: dict[Axis, str] = {"env_steps": "online environment steps", "grad_steps": "gradient steps"}
-_PANEL_INCHES = (4.8, 3.4)
+PANEL_INCHES = (4.8, 3.4)
 _LEGEND_LINE_INCHES = 0.19
-_DOTS_AN_INCH = 200
 _SETTINGS: dict[str, Any] = {
+    "figure.dpi": 200.0,
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "legend.fontsize": 8.0,
@@ -59,14 +60,14 @@ class Reference:
     """Panel that it belongs to; None: every one."""
 
 
-def check_picture_name(path: Path) -> None:
+def check_picture_name(path: Path, option: str = "--output") -> None:
     """Refuse a file whose format cannot be drawn.
 
     Raises:
         ConfigError: names the formats.
     """
     if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--output: expected a file that ends in {' or '.join(FORMATS)}, got {path}")
+        raise ConfigError(f"{option}: expected a file that ends in {' or '.join(FORMATS)}, got {path}")
 
 
 def parse_reference(text: str, envs: Sequence[str]) -> Reference:
@@ -104,9 +105,13 @@ def draw_curves(
         ConfigError: the format is unknown, or the file cannot be written.
     """
     check_picture_name(path)
-    # "default" undoes whatever a matplotlibrc of this machine says; the context gives it back afterwards.
-    with matplotlib.style.context(["default", _SETTINGS]):
+    with picture_style():
         save_figure(_figure(curves, metric, axis, references), path)
+
+
+def picture_style() -> AbstractContextManager[None]:
+    """The look of every picture, whatever a matplotlibrc of this machine says; its settings come back afterwards."""
+    return matplotlib.style.context(["default", _SETTINGS])
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -124,9 +129,9 @@ def _figure(curves: Sequence[Curve], metric: Metric, axis: Axis, references: Seq
     envs = list(dict.fromkeys(curve.env for curve in curves))
     labels = list(dict.fromkeys(curve.label for curve in curves))
     lines = max(sum(curve.env == env for curve in curves) for env in envs) + len(references) + 3
-    width, height = _PANEL_INCHES
+    width, height = PANEL_INCHES
     size = (width * len(envs), height + _LEGEND_LINE_INCHES * lines)
-    figure = Figure(figsize=size, dpi=_DOTS_AN_INCH, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(envs), squeeze=False)[0]
     for panel, env in zip(panels, envs, strict=True):
         shown = [curve for curve in curves if curve.env == env]
