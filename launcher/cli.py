@@ -20,6 +20,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Dict, Env
 from rich.console import Console
 
+from launcher.data_commands import add_data_commands
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
 from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
@@ -37,6 +38,7 @@ app = App(
 )
 dataset_app = App(name="dataset", help="Make and judge datasets.")
 app.command(dataset_app)
+add_data_commands(app, dataset_app)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,14 +24,15 @@ _FLOAT32_BYTES = 4
 class Claims:
     """Admits the arrays of one source one by one, as long as they fit the environment and the limit."""
 
-    def __init__(self, source: str, path: Path, spec: ExperienceSpec, *, bytes_left: int = MAX_BYTES) -> None:
+    def __init__(self, source: str, path: Path, spec: ExperienceSpec | None, *, bytes_left: int = MAX_BYTES) -> None:
         self.source = source
         """What the user named; every message begins with it."""
         self.claimed_bytes = 0
         """Sum over the arrays admitted so far."""
         self.limit_bytes = min(bytes_left, MAX_EXPANSION * max(path.stat().st_size, _SMALLEST_FILE_BYTES))
-        self._env = spec.env
-        self._widths = {"observations": spec.observation_dim, "actions": spec.action_dim}
+        self._env = "" if spec is None else spec.env
+        # Without a spec (to look at a dataset of an unknown environment) any width is admitted.
+        self._widths = {} if spec is None else {"observations": spec.observation_dim, "actions": spec.action_dim}
 
     def place(self, episode: int | None = None) -> str:
         """The source, and the episode where there is one, as messages name them."""
@@ -60,6 +61,8 @@ class Claims:
                 f"{where}: {name}: environment {self._env} has {width} values a step, got an array of shape "
                 f"{tuple(shape)}: is it a dataset of another environment?"
             )
+        if name in ("observations", "actions") and not shape:
+            raise DatasetError(f"{where}: {name}: expected a row a step, got a single number")
         claimed = math.prod(shape) * max(dtype.itemsize, _FLOAT32_BYTES)
         left = self.limit_bytes - self.claimed_bytes
         if claimed > left:

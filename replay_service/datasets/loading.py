@@ -68,6 +68,19 @@ def load_dataset(
     return OfflineDataset(tuple(episodes), tuple(sources))
 
 
+def read_stored(source: str) -> tuple[Path, Iterator[RawEpisode]]:
+    """Find a dataset and read its episodes as they are stored, whatever environment they are of.
+
+    Returns:
+        The file, and its episodes; they are read as they are asked for, with the errors of `load_dataset`.
+
+    Raises:
+        DatasetError: the source is missing, cannot be opened, or has an unknown format.
+    """
+    path = _locate(source)
+    return path, _read(path, Claims(source, path, None))
+
+
 def _locate(source: str) -> Path:
     try:
         return _find(source)

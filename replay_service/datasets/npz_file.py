@@ -58,6 +58,12 @@ def write_npz(path: Path, episodes: Sequence[Episode], metadata: dict[str, str])
         partial.unlink(missing_ok=True)
 
 
+def holds_metadata(path: Path) -> bool:
+    """Whether a sound `.npz` says how it was made; one that somebody made by hand need not."""
+    with zipfile.ZipFile(path) as archive:
+        return f"{_METADATA}.npy" in archive.namelist()
+
+
 def read_npz_metadata(path: Path) -> dict[str, str]:
     """How a dataset was made, as written by `write_npz`.
 

@@ -1,0 +1,36 @@
+"""Draw the histograms of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from launcher.plot import PANEL_INCHES, check_picture_name, picture_style, save_figure
+from replay_service.datasets import DatasetFacts
+
+_BINS = 30
+
+
+def draw_histograms(facts: DatasetFacts, histograms: Sequence[tuple[str, Sequence[float]]], path: Path) -> None:
+    """Draw a panel for each histogram, a value an episode.
+
+    Args:
+        facts: for the title.
+        histograms: title and values of each; one without values stays empty.
+        path: PNG or SVG to write.
+
+    Raises:
+        ConfigError: the format is unknown, or the file cannot be written.
+    """
+    check_picture_name(path, "--plot")
+    with picture_style():
+        figure = Figure(figsize=(PANEL_INCHES[0] * len(histograms), PANEL_INCHES[1]), layout="constrained")
+        figure.suptitle(f"{Path(facts.source).name}: {len(facts.lengths):,} episodes, {sum(facts.lengths):,} steps")
+        panels = figure.subplots(1, len(histograms), squeeze=False)[0]
+        for panel, (title, values) in zip(panels, histograms, strict=True):
+            panel.hist(values, bins=_BINS, color="#0072B2")
+            panel.set_xlabel(title)
+            panel.set_ylabel("episodes")
+        save_figure(figure, path)

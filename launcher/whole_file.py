@@ -1,0 +1,33 @@
+"""Write a file as a whole or not at all: a reader never sees half of it, and a failure leaves the old one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from replay_service.errors import ConfigError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; it takes the place of `path` when the block ends without an error.
+
+    Its ending is that of `path`, for writers that tell the format by it. Missing folders are made.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""`launcher dataset inspect`: what it prints, its exit code, its histograms."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launcher import cli
+from launcher.dataset_inspection import bins
+from replay_service.demonstrations import shipped_path
+from tests.replay_service.test_datasets import EPISODES, make_episode, write_dapg, write_own
+
+
+def words(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+def test_a_shipped_dataset_is_told_by_its_dimensions(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["dataset", "inspect", str(shipped_path("door"))]) == 0
+    out = words(capfd.readouterr().out)
+    assert "episodes 25, 5,000 steps" in out
+    assert "success as door 100 % at any step, 100 % at the last step" in out
+    assert "`launcher up --env door` takes it, the task that its dimensions speak for" in out
+
+
+def test_a_dataset_of_another_environment_is_a_finding(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["dataset", "inspect", str(shipped_path("door")), "--env", "pen"]) == 1
+    out = words(capfd.readouterr().out)
+    assert "BAD `launcher up --env pen` refuses it" in out
+    assert "environment pen has 45 values a step" in out
+    assert "success as" not in out
+
+
+def test_an_ordinary_environment_is_asked_for_its_bounds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    episode = replace(make_episode(3), actions=np.array([[-2.0], [1.5], [2.5]], dtype=np.float32))
+    path = str(write_own(tmp_path / "a.npz", [episode]))
+    assert cli.main(["dataset", "inspect", path, "--env", "Pendulum-v1"]) == 0
+    out = words(capfd.readouterr().out)
+    assert "33.33 % outside the bounds of Pendulum-v1" in out
+    assert "`launcher up --env Pendulum-v1` takes it" in out
+    assert cli.main(["dataset", "inspect", path]) == 0
+    out = words(capfd.readouterr().out)
+    assert "100.00 % outside [-1, 1]" in out
+    assert "of no task that its dimensions speak for: compare it with an environment by --env" in out
+
+
+def test_nan_is_a_finding(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = replace(EPISODES[0], rewards=np.float32([0, np.nan, 0, 0]))
+    assert cli.main(["dataset", "inspect", str(write_own(tmp_path / "a.npz", [broken, EPISODES[1]]))]) == 1
+    out = words(capfd.readouterr().out)
+    assert "BAD rewards: 1 of 5 values are NaN or infinite" in out
+    assert "1 not finite" in out
+
+
+def test_the_histograms_can_be_drawn(tmp_path: Path) -> None:
+    path = str(write_dapg(tmp_path / "a.pickle", EPISODES))
+    for name in ("first.svg", "second.svg"):
+        assert cli.main(["dataset", "inspect", path, "--plot", str(tmp_path / name)]) == 0
+    picture = (tmp_path / "first.svg").read_text()
+    for text in ("a.pickle: 3 episodes, 12 steps", "episode length, steps", "return, as stored"):
+        assert f"<!-- {text} -->" in picture
+    assert picture == (tmp_path / "second.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"\x89HDF\r\n\x1a\n and nothing", [], "is damaged or not HDF5"),
+        (b"PK\x03\x04 and nothing", [], "is a damaged .npz file"),
+        (b"\x80\x02 and nothing", [], "is not a readable pickle"),
+        (b"text", [], "unknown format"),
+        (None, [], "no such file or directory"),
+        (b"text", ["--plot", "a.jpg"], "--plot: expected a file that ends in .png or .svg"),
+        (b"text", ["--env", "penn"], "Did you mean 'pen'"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_code_2(
+    content: bytes | None, options: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data"
+    if content is not None:
+        path.write_bytes(content)
+    assert cli.main(["dataset", "inspect", str(path), *options]) == 2
+    out, err = capfd.readouterr()
+    assert message in out + err
+    assert "Traceback" not in out + err
+
+
+def test_bins_are_counted_by_hand() -> None:
+    assert bins([]) == []
+    assert bins([3, 3, 3]) == [(3, 3, 3)]
+    assert bins([0, 1, 4, 9, 10], count=2) == [(0, 5, 3), (5, 10, 2)]

@@ -1,0 +1,120 @@
+"""`launcher plot`: what is in the picture, equal bytes for equal data, and every mistake of the user's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from launcher import cli
+from launcher.plot import Reference, parse_reference
+from replay_service.errors import ConfigError
+from tests.launcher.test_learning_curves import run_file
+
+
+def make_runs(folder: Path) -> list[str]:
+    """Three seeds of pen as run directories, one seed of door as a file."""
+    paths = []
+    for seed in range(3):
+        directory = folder / f"pen-{seed}"
+        directory.mkdir()
+        run_file(directory / "evaluations.csv", (0, 0, 0.0), (1, 0, 0.5), (2, 5000, 0.6 + seed / 10), seed=seed)
+        paths.append(str(directory))
+    return [*paths, str(run_file(folder / "door.csv", (1, 0, 0.1), (2, 5000, 0.2), env="door"))]
+
+
+def test_the_picture_shows_every_group_and_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "curves.svg"
+    options = ["--output", str(output), "--csv", str(tmp_path / "all.csv"), "--reference", "door:paper=0.98"]
+    assert cli.main(["plot", *make_runs(tmp_path), *options]) == 0
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 1 + 4 * 2
+    ET.parse(output)
+    picture = output.read_text()
+    # matplotlib draws letters as outlines and keeps the text beside them as a comment.
+    for text in (
+        "pen",
+        "door",
+        "online environment steps",
+        "success at the last step",
+        "paper (mean of 3 seeds, 50 episodes an evaluation)",
+        "paper (1 seed, 50 episodes an evaluation)",
+        "after offline pretraining, before online steps",
+        "band: lowest to highest seed",
+        "paper (0.98)",
+    ):
+        assert f"<!-- {text} -->" in picture
+    printed = capsys.readouterr().out
+    assert "pen: paper (mean of 3 seeds" in printed
+    assert "left out" not in printed
+
+
+def test_equal_data_give_equal_bytes_in_another_process_too(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path)
+    for suffix in (".png", ".svg"):
+        outputs = [tmp_path / f"{name}{suffix}" for name in ("first", "second")]
+        assert cli.main(["plot", *runs, "--output", str(outputs[0])]) == 0
+        command = [sys.executable, "-m", "launcher", "plot", *runs, "--output", str(outputs[1])]
+        subprocess.run(command, check=True, capture_output=True)
+        assert outputs[0].read_bytes() == outputs[1].read_bytes()
+        assert outputs[0].read_bytes().startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
+
+
+def test_points_that_not_all_seeds_have_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = make_runs(tmp_path)[:3]
+    run_file(tmp_path / "pen-2" / "evaluations.csv", (1, 0, 0.5), seed=2)
+    assert cli.main(["plot", *runs, "--output", str(tmp_path / "a.png")]) == 0
+    assert "1 points that not all seeds have are left out of the mean" in capsys.readouterr().out
+
+
+def test_labels_take_the_place_of_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = make_runs(tmp_path)[:2]
+    options = ["--label", "a", "--label", "b", "--metric", "episode_return", "--x", "grad_steps"]
+    assert cli.main(["plot", *runs, *options, "--output", str(tmp_path / "a.svg")]) == 0
+    assert "pen: a (1 seed, 50" in capsys.readouterr().out
+    picture = (tmp_path / "a.svg").read_text()
+    assert "<!-- episode return -->" in picture
+    assert "<!-- gradient steps -->" in picture
+
+
+MISTAKES = {
+    "another format": (["--output", "curves.jpg"], "expected a file that ends in .png or .svg, got curves.jpg"),
+    "labels that do not match": (["--label", "a"], "--label: expected one for each of 2 runs, got 1"),
+    "a reference without a number": (["--reference", "paper"], "--reference: expected NAME=NUMBER"),
+    "a reference that is not finite": (["--reference", "paper=nan"], "--reference: expected NAME=NUMBER"),
+    "no such run": (["no-such-run"], "no-such-run: no such file"),
+    "a run without evaluations": (["."], "evaluations.csv: no such file: the run has not evaluated yet"),
+    "an unknown metric": (["--metric", "success"], "success_final"),
+    "output below a file": (["--output", "pen-0/evaluations.csv/a.png"], "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("mistake", sorted(MISTAKES))
+def test_a_mistake_gets_one_message_and_no_picture(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options, message = MISTAKES[mistake]
+    runs = make_runs(tmp_path)[:2]
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["plot", *runs, *options]) == 2
+    out, err = capfd.readouterr()
+    assert message in out + err
+    assert "Traceback" not in out + err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_reference_may_belong_to_one_panel() -> None:
+    assert parse_reference("paper=0.98", ["pen"]) == Reference("paper", 0.98)
+    assert parse_reference("pen:paper=1", ["door", "pen"]) == Reference("paper", 1.0, "pen")
+    assert parse_reference("see: paper=-2.5", ["pen"]) == Reference("see: paper", -2.5)
+    with pytest.raises(ConfigError):
+        parse_reference("=0.5", ["pen"])
+
+
+def test_other_commands_do_not_load_matplotlib() -> None:
+    code = "import sys, launcher.cli; print([m for m in ('matplotlib', 'h5py', 'torch', 'mujoco') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
