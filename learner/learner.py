@@ -394,6 +394,7 @@ class Learner:
             self._metrics.update.labels(name).set(value)
         self._metrics.mirror_transitions.labels("seed").set(self._mirror.seed_size)
         self._metrics.mirror_transitions.labels("online").set(self._mirror.online_size)
+        self._metrics.offline_ratio.set(self._offline_ratio())
         rates = {"grad_steps_per_second": steps / seconds, "waiting_ratio": min(1.0, waited / seconds)}
         report = LearnerReport(
             grad_steps=self._progress.grad_steps,
