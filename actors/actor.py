@@ -232,6 +232,7 @@ class Actor:
                 return self._policy
             self._policy = NumpyPolicy(weights)
             self._metrics.policy_version.set(weights.version)
+            self._metrics.weights_published.set(weights.published_unix_seconds)
         return self._policy
 
     def _send(self, trajectory: Trajectory, outcome: EpisodeOutcome | None, want: int) -> Admission | None:

@@ -104,7 +104,9 @@ class Evaluator:
         self._metrics.evaluations.inc()
         self._metrics.seconds.observe(evaluation.seconds)
         self._metrics.policy_version.set(evaluation.policy_version)
+        self._metrics.env_steps.set(evaluation.env_steps)
         self._metrics.episode_return.set(score.episode_return)
+        self._metrics.episode_length.set(score.episode_length)
         for kind, value in (
             ("any", score.success_any),
             ("final", score.success_final),

@@ -25,6 +25,7 @@ class ActorMetrics:
     episode_return: Gauge
     policy_version: Gauge
     weight_age_seconds: Gauge
+    weights_published: Gauge
 
     @staticmethod
     def register(registry: CollectorRegistry, actor_id: int) -> ActorMetrics:
@@ -61,6 +62,10 @@ class ActorMetrics:
             episode_return=gauge("awac_actor_episode_return", "Return of the newest training episode."),
             policy_version=gauge("awac_actor_policy_version", "Version of the weights that act."),
             weight_age_seconds=gauge("awac_actor_weight_age_seconds", "Age of the acting weights, at each rollout."),
+            weights_published=gauge(
+                "awac_actor_weights_published_timestamp_seconds",
+                "When the acting weights were published, in Unix time.",
+            ),
         )
 
 
@@ -72,7 +77,9 @@ class EvaluatorMetrics:
     seconds: Histogram
     success_rate: Gauge
     episode_return: Gauge
+    episode_length: Gauge
     policy_version: Gauge
+    env_steps: Gauge
 
     @staticmethod
     def register(registry: CollectorRegistry) -> EvaluatorMetrics:
@@ -95,5 +102,15 @@ class EvaluatorMetrics:
             episode_return=Gauge(
                 "awac_evaluation_episode_return", "Mean return, newest evaluation.", registry=registry
             ),
+            episode_length=Gauge(
+                "awac_evaluation_episode_length_steps",
+                "Mean length of an episode, newest evaluation.",
+                registry=registry,
+            ),
             policy_version=Gauge("awac_evaluation_policy_version", "Version judged last.", registry=registry),
+            env_steps=Gauge(
+                "awac_evaluation_env_steps",
+                "Online environment steps behind the version judged last.",
+                registry=registry,
+            ),
         )

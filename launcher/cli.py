@@ -115,7 +115,9 @@ def status(run: Path | None = None, /) -> int:
     """
     import json
 
-    from launcher.display import Rates, evaluation_table, plain_line
+    from launcher.dashboard import evaluation_table
+    from launcher.display import plain_line
+    from launcher.rates import Rates
     from launcher.run_connection import snapshot_reader
     from launcher.run_directory import find_run
 
@@ -153,6 +155,23 @@ def status(run: Path | None = None, /) -> int:
     if snapshot.evaluations:
         console.print(evaluation_table(snapshot.evaluations[-10:]))
     return 0
+
+
+@app.command
+def watch(run: Path | None = None, /, *, once: bool = False) -> int:
+    """Follow a run on the live screen of `launcher up`; ends with the run, or at Ctrl-C, which the run survives.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    once
+        Show the screen once and return.
+    """
+    from launcher.run_directory import find_run
+    from launcher.watch import watch_run
+
+    return watch_run(find_run(run), Console(), once=once)
 
 
 @app.command

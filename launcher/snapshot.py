@@ -11,8 +11,25 @@ from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
+from replay_service.weights_channel import PublicationTimes
 
 _ACTOR_ALIVE_S = 15.0
+_REPORT_HISTORY = 150
+"""Newest reports of the learner that displays look at: five minutes at the usual period of 2 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisMemory:
+    """What Redis holds, and what it may hold."""
+
+    used_bytes: int
+    limit_bytes: int
+    """0: no limit."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of the limit in use, or None without a limit."""
+        return self.used_bytes / self.limit_bytes if self.limit_bytes else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +41,25 @@ class Snapshot:
     actors: list[ActorLedger]
     evaluations: list[Evaluation]
     unix_seconds: float
+    reports: tuple[LearnerReport, ...] = ()
+    """The newest reports of the learner, oldest first."""
+    publications: dict[int, float] = field(default_factory=dict)
+    """Policy version -> Unix seconds of its publication, for the newest versions."""
+    memory: RedisMemory | None = None
+
+    def is_alive(self, actor: ActorLedger) -> bool:
+        """Whether the replay service heard of an actor within the last 15 s."""
+        return self.unix_seconds - actor.last_seen_ms / 1000 < _ACTOR_ALIVE_S
+
+    def weight_age_s(self, version: int) -> float | None:
+        """Seconds since a version was published; None when that is not known (any more)."""
+        published = self.publications.get(version)
+        return None if published is None else max(0.0, self.unix_seconds - published)
 
     @property
     def actors_alive(self) -> int:
         """Actors that the replay service heard of within the last 15 s."""
-        return sum(self.unix_seconds - actor.last_seen_ms / 1000 < _ACTOR_ALIVE_S for actor in self.actors)
+        return sum(self.is_alive(actor) for actor in self.actors)
 
     def progress(self) -> tuple[float, str]:
         """Share of the current phase that is done, and that phase in words."""
@@ -49,10 +80,14 @@ class SnapshotReader:
     """Takes snapshots of one run."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
         self._state = RunStateStore(client, keys)
         self._reports = Reports(client, keys)
         self._evaluations: list[Evaluation] = []
         self._cursor = "0-0"
+        self._publications = PublicationTimes(client, keys)
+        self._learner_reports: deque[LearnerReport] = deque(maxlen=_REPORT_HISTORY)
+        self._report_cursor = ""
 
     def read(self) -> Snapshot:
         """One reading."""
@@ -61,13 +96,27 @@ class SnapshotReader:
             self._evaluations.append(evaluation)
         self._state.read()  # refuses when Redis holds no such run
         state, actors = self._reports.state_and_actors()
+        self._read_learner_reports()
+        memory = self._client.info("memory")
         return Snapshot(
             state=state,
-            report=self._reports.latest_learner_report(),
+            report=self._learner_reports[-1] if self._learner_reports else None,
             actors=actors,
             evaluations=list(self._evaluations),
             unix_seconds=time.time(),
+            reports=tuple(self._learner_reports),
+            publications=self._publications.read(),
+            memory=RedisMemory(int(memory["used_memory"]), int(memory.get("maxmemory", 0))),
         )
+
+    def _read_learner_reports(self) -> None:
+        if self._report_cursor:
+            found = list(self._reports.learner_reports(self._report_cursor))
+        else:
+            found = self._reports.recent_learner_reports(_REPORT_HISTORY)
+        for cursor, report in found:
+            self._report_cursor = cursor
+            self._learner_reports.append(report)
 
 
 @dataclass(slots=True)

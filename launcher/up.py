@@ -12,13 +12,15 @@ from types import FrameType
 
 from rich.console import Console
 
-from launcher.display import Display, duration, evaluation_table
+from launcher.dashboard import evaluation_table
+from launcher.display import Display
 from launcher.experiment import ExperimentConfig
 from launcher.program import RoleProgram, make_program
 from launcher.ray_environment import set_ray_environment
 from launcher.run_directory import RunDirectory
 from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
+from launcher.wording import duration
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, check, connect
 from replay_service.errors import ConfigError

@@ -479,6 +479,7 @@ class Learner:
             self._metrics.update.labels(name).set(value)
         self._metrics.mirror_transitions.labels("seed").set(self._mirror.seed_size)
         self._metrics.mirror_transitions.labels("online").set(self._mirror.online_size)
+        self._metrics.offline_ratio.set(self._offline_ratio())
         rates = {"grad_steps_per_second": steps / seconds, "waiting_ratio": min(1.0, waited / seconds)}
         report = LearnerReport(
             grad_steps=self._progress.grad_steps,
@@ -489,9 +490,17 @@ class Learner:
                 **rates,
                 "seed_transitions": float(self._mirror.seed_size),
                 "online_transitions": float(self._mirror.online_size),
+                "offline_ratio": self._offline_ratio(),
             },
         )
         self._patience.until_answered(lambda: self._reports.add_learner_report(report))
+
+    def _offline_ratio(self) -> float:
+        """Expected share of seed data in a batch of the present phase."""
+        fraction = self._config.offline_fraction
+        if fraction is not None and self._progress.phase is Phase.ONLINE and self._mirror.online_size:
+            return fraction
+        return self._mirror.seed_size / max(1, self._mirror.size)
 
     def _checkpoint(self) -> None:
         folder = self._store.save(self._state, self._progress)

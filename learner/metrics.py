@@ -21,6 +21,7 @@ class LearnerMetrics:
     checkpoints: Counter
     policy_version: Gauge
     mirror_transitions: Gauge
+    offline_ratio: Gauge
     update: Gauge
 
     @staticmethod
@@ -53,6 +54,9 @@ class LearnerMetrics:
                 "Transitions that batches are drawn from, by origin.",
                 ["origin"],
                 registry=registry,
+            ),
+            offline_ratio=Gauge(
+                "awac_learner_offline_ratio", "Expected share of seed data in a batch.", registry=registry
             ),
             update=update,
         )

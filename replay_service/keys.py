@@ -8,6 +8,7 @@
     online               stream   actors (append.lua)      learner              newest `capacity` transitions
     quarantine           stream   learner                  launcher doctor      newest 1,000 messages
     weights              string   learner                  actors               newest version only
+    publications         stream   learner                  service, launcher    newest 1,000 versions: when
     evaluation_requests  stream   learner                  evaluator            newest 64 versions
     evaluations          stream   evaluator                service, launcher    the run
     learner_reports      stream   learner                  service, launcher    newest 10,000 reports
@@ -61,6 +62,11 @@ class Keys:
     def weights(self) -> str:
         """The newest `PolicyWeights`, encoded."""
         return self._key("weights")
+
+    @property
+    def publications(self) -> str:
+        """Stream of version numbers; an entry's id says when its version was published."""
+        return self._key("publications")
 
     @property
     def evaluation_requests(self) -> str:

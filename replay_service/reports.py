@@ -113,6 +113,11 @@ class Reports:
         for raw_id, values in self._client.xrange(self._keys.learner_reports, min=f"({after}"):
             yield raw_id.decode(), LearnerReport(**json.loads(values[b"json"]))
 
+    def recent_learner_reports(self, count: int) -> list[tuple[str, LearnerReport]]:
+        """(entry id, report) of the newest `count` reports, oldest first."""
+        found = self._client.xrevrange(self._keys.learner_reports, count=count)
+        return [(raw_id.decode(), LearnerReport(**json.loads(values[b"json"]))) for raw_id, values in reversed(found)]
+
     def latest_learner_report(self) -> LearnerReport | None:
         """The newest snapshot, or None."""
         newest = self._client.xrevrange(self._keys.learner_reports, count=1)

@@ -53,6 +53,11 @@ class RunState:
     num_env_steps: int
     num_offline_steps: int
     initial_env_steps: int
+    tolerance_env_steps: int
+    """How many environment steps the actors may be ahead of the learner."""
+    replay_capacity: int
+    utd_ratio: float
+    """Gradient steps per environment step that the limiter holds."""
     spec_fingerprint: str
     stop_requested: str
     """Why the run shall stop (`launcher down`), or ''."""
@@ -62,6 +67,23 @@ class RunState:
         """Online gradient steps per environment step, the initial steps (which owe none) left out; None before them."""
         owing = self.env_steps - self.initial_env_steps
         return self.online_grad_steps / owing if owing > 0 else None
+
+    @property
+    def utd_band(self) -> tuple[float, float] | None:
+        """Bounds that the limiter sets to `measured_utd_ratio` at this many steps; None before the first."""
+        owing = self.env_steps - self.initial_env_steps
+        if owing <= 0:
+            return None
+        return self.utd_ratio * max(0.0, 1 - self.tolerance_env_steps / owing), self.utd_ratio
+
+    @property
+    def env_steps_ahead(self) -> float:
+        """Environment steps, admitted ones included, that the learner has not done its updates for yet.
+
+        The actors wait at `tolerance_env_steps`; the learner waits at 0 and below.
+        """
+        paid = self.online_grad_steps / self.utd_ratio if self.utd_ratio else 0.0
+        return self.env_steps + self.leased_steps - self.initial_env_steps - paid
 
     @staticmethod
     def from_hash(values: dict[bytes, bytes]) -> RunState:
@@ -73,6 +95,8 @@ class RunState:
                 converted["phase"] = Phase(raw.decode() or "seeding")
             elif item.name in ("spec_fingerprint", "stop_requested"):
                 converted[item.name] = raw.decode()
+            elif item.name == "utd_ratio":
+                converted[item.name] = float(raw or 0)
             else:
                 converted[item.name] = int(raw or 0)
         return RunState(**converted)

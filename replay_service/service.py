@@ -19,14 +19,14 @@ from replay_service.demonstrations import shipped_path
 from replay_service.discovery import DiscoveryServer, target_groups
 from replay_service.errors import ConfigError, RunDirectoryError
 from replay_service.keys import Keys
-from replay_service.metrics import register_run_metrics
+from replay_service.metrics import RunReader, register_run_metrics
 from replay_service.patience import Patience
 from replay_service.process import StopSignal, serve_metrics
 from replay_service.records import Recorder, RunIdentity
 from replay_service.redis_client import RedisClient
 from replay_service.redis_server import EmbeddedRedis, find_server
 from replay_service.reports import Reports
-from replay_service.run_state import Phase, RunState, RunStateStore
+from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
 
 NO_DATASET = "none"
@@ -193,12 +193,8 @@ class ReplayService:
         # Clients of their own: both answer from other threads.
         observer = connect(endpoint)
         state = RunStateStore(observer, self._keys)
-
-        def read() -> tuple[RunState, int]:
-            return state.read(), int(observer.info("memory")["used_memory"])
-
         registry = CollectorRegistry()
-        register_run_metrics(registry, read)
+        register_run_metrics(registry, RunReader(observer, self._keys).read)
         address = serve_metrics(registry, self._run.metrics_host)
         RunStateStore(client, self._keys).publish_endpoint(_PROCESS_NAME, address)
         try:

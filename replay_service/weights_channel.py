@@ -11,6 +11,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase
 
 _EVALUATION_BACKLOG = 64
+_PUBLICATION_HISTORY = 1_000
 
 
 class WeightsChannel:
@@ -36,6 +37,7 @@ class WeightsChannel:
         with self._client.pipeline(transaction=True) as pipe:
             pipe.set(self._keys.weights, message)
             pipe.hset(self._keys.run, "policy_version", policy.version)
+            pipe.xadd(self._keys.publications, {"version": policy.version}, maxlen=_PUBLICATION_HISTORY)
             if for_evaluation:
                 pipe.xadd(self._keys.evaluation_requests, {"m": message}, maxlen=_EVALUATION_BACKLOG)
                 pipe.hincrby(self._keys.run, "evaluations_requested", 1)
@@ -60,6 +62,25 @@ class WeightsChannel:
         """
         message: bytes | None = self._client.get(self._keys.weights)
         return None if message is None else wire.decode_policy_weights(message)
+
+
+class PublicationTimes:
+    """When the newest versions were published, by the clock of Redis; read on from where it stopped."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._key = keys.publications
+        self._cursor = "0-0"
+        self._times: dict[int, float] = {}
+
+    def read(self) -> dict[int, float]:
+        """Version -> Unix seconds of its publication, oldest version first; at most the newest 1,000."""
+        for raw_id, values in self._client.xrange(self._key, min=f"({self._cursor}"):
+            self._cursor = raw_id.decode()
+            self._times[int(values[b"version"])] = int(self._cursor.partition("-")[0]) / 1000
+        for version in sorted(self._times)[:-_PUBLICATION_HISTORY]:
+            del self._times[version]
+        return dict(self._times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

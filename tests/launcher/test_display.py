@@ -1,4 +1,4 @@
-"""What a user sees: plain lines, the live screen at 80 x 24, and rates that survive a restart."""
+"""Plain lines where there is no terminal, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -8,72 +8,15 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from launcher.display import Display, Rates, dashboard, duration, percent, plain_line, waits
-from launcher.snapshot import RateMeter, Snapshot
-from replay_service.reports import ActorLedger, Evaluation, LearnerReport
-from replay_service.run_state import Phase, RunState
-
-STATE = replace(
-    RunState.from_hash({}),
-    phase=Phase.ONLINE,
-    env_steps=42_000,
-    grad_steps=46_000,
-    online_grad_steps=41_000,
-    initial_env_steps=1_000,
-    num_env_steps=1_000_000,
-    num_offline_steps=5_000,
-    policy_version=411,
-    episodes=210,
-    successes=126,
-    seed_steps=5_000,
-    retained_steps=42_000,
-)
-
-
-def evaluation(version: int, env_steps: int, final: float | None) -> Evaluation:
-    return Evaluation(version, env_steps, 5_000 + env_steps, final, final, final, -80.0, 200.0, 50, 3.0, 0.0)
-
-
-def actor(index: int, *, seen_ms: int = 1_000_000) -> ActorLedger:
-    return ActorLedger(index, 1, 10, 2_000, 0, 0, 200, 10, 5, 0, 411, -55.0, seen_ms)
-
-
-def snapshot(state: RunState = STATE, actors: int = 2, waiting: float = 0.0) -> Snapshot:
-    report = LearnerReport(46_000, 42_000, 0.0, {"waiting_ratio": waiting})
-    evaluations = [evaluation(v, 5_000 * v, 0.1 * v) for v in range(8)]
-    return Snapshot(state, report, [actor(i) for i in range(actors)], evaluations, 1_000.0)
-
-
-def render(shown: Snapshot, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(dashboard(shown, Rates(), "pen  seed 0  runs/pen", ""))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-@pytest.mark.parametrize("actors", [1, 6, 32])
-@pytest.mark.parametrize("phase", list(Phase))
-def test_the_live_screen_fits_80_columns_and_24_rows_in_every_phase(phase: Phase, actors: int) -> None:
-    lines = render(snapshot(replace(STATE, phase=phase), actors)).splitlines()
-    assert len(lines) <= 24
-    assert max(len(line) for line in lines) <= 80
-
-
-def test_every_fact_begins_a_line_of_its_own() -> None:
-    lines = render(snapshot()).splitlines()
-    for name in ("phase", "rates", "utd ratio", "replay", "policy", "actors"):
-        assert any(line.startswith(name) for line in lines), name
-    assert any("42,000 of 1,000,000 env steps" in line for line in lines)
-
-
-def test_the_live_screen_folds_many_actors_and_says_so() -> None:
-    text = render(snapshot(actors=32))
-    assert "and 26 more actors" in text
-    assert "32 of 32 alive" in text
+from launcher.display import Display, plain_line
+from launcher.rates import Rates
+from launcher.wording import waits
+from replay_service.run_state import Phase
+from tests.launcher.made_snapshots import NOW, STATE, actor, evaluation, snapshot
 
 
 def test_an_actor_that_fell_silent_is_not_alive() -> None:
-    shown = replace(snapshot(), actors=[actor(0), actor(1, seen_ms=900_000)])
+    shown = replace(snapshot(), actors=[actor(0), actor(1, seen_s=NOW - 100)])
     assert shown.actors_alive == 1
 
 
@@ -82,7 +25,7 @@ def test_a_plain_line_says_phase_progress_ratio_and_the_last_evaluation() -> Non
     assert "fine-tuning online, 42,000 of 1,000,000 env steps" in line
     assert "100 env steps/s | 101 gradient steps/s" in line
     assert "2:39:40 left" in line
-    assert "utd 1.00" in line
+    assert "utd 0.99" in line
     assert "version 7: success any 70 %, final 70 %" in line
 
 
@@ -112,18 +55,12 @@ def test_without_a_terminal_a_line_comes_every_five_seconds_and_at_each_new_phas
     assert "\x1b" not in out.getvalue()
 
 
-def test_a_rate_is_taken_over_its_window_and_forgets_a_counter_that_went_back() -> None:
-    now = [0.0]
-    meter = RateMeter(window_s=10.0, clock=lambda: now[0])
-    rates = []
-    for second in range(30):
-        now[0] = float(second)
-        rates.append(meter.add(100 * second if second < 20 else 100 * (second - 15)))
-    assert rates[19] == pytest.approx(100.0)
-    assert rates[20] == 0.0  # restored from a checkpoint: no negative rate
-    assert rates[29] == pytest.approx(100.0)
-
-
-def test_small_words() -> None:
-    assert (percent(None), percent(0.734)) == ("-", "73 %")
-    assert (duration(59), duration(125), duration(3_725)) == ("0:59", "2:05", "1:02:05")
+def test_in_a_terminal_the_screen_is_live() -> None:
+    out = io.StringIO()
+    with Display("pen  seed 0", Console(file=out, width=80, height=24, force_terminal=True)) as display:
+        display.show(snapshot())
+        display.warn("Redis does not answer")
+        display.show(snapshot())
+    assert "fine-tuning online" in out.getvalue()
+    assert "Redis does not answer" in out.getvalue()
+    assert "\x1b" in out.getvalue()

@@ -139,3 +139,22 @@ def test_two_runs_in_one_redis_do_not_meet(
     other.initialise(replace(run_config, num_env_steps=7))
     other.set_phase(Phase.FINISHED)
     assert (state.read().phase, state.read().num_env_steps) == (Phase.SEEDING, 200)
+
+
+def test_the_band_of_the_ratio_follows_from_the_limiter(
+    state: RunStateStore, redis_client: RedisClient, keys: Keys
+) -> None:
+    assert state.read().utd_band is None
+    redis_client.hset(keys.run, mapping={"env_steps": 120, "online_grad_steps": 90, "leased_steps": 10})
+    found = state.read()
+    assert (found.utd_ratio, found.initial_env_steps, found.tolerance_env_steps, found.replay_capacity) == (
+        1.0, 20, 40, 100,
+    )  # fmt: skip
+    assert found.measured_utd_ratio == 0.9
+    assert found.utd_band == pytest.approx((0.6, 1.0))
+    assert found.env_steps_ahead == 120 + 10 - 20 - 90
+
+
+def test_a_band_wider_than_the_run_begins_at_zero(state: RunStateStore, redis_client: RedisClient, keys: Keys) -> None:
+    redis_client.hset(keys.run, "env_steps", 30)
+    assert state.read().utd_band == (0.0, 1.0)

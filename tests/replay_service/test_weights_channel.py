@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ from replay_service.errors import WireError
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
-from replay_service.weights_channel import EvaluationRequests, WeightsChannel
+from replay_service.weights_channel import EvaluationRequests, PublicationTimes, WeightsChannel
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights
@@ -128,3 +129,33 @@ def test_requests_that_nobody_takes_do_not_pile_up_without_end(
     kept = [wire.decode_policy_weights(fields[b"m"]).version for _, fields in waiting]
     assert 64 <= len(kept) <= 66
     assert kept == list(range(101 - len(kept), 101))
+
+
+def test_publications_say_when_each_version_came_out(
+    channel: WeightsChannel, redis_client: RedisClient, keys: Keys, make_policy_weights: MakePolicyWeights
+) -> None:
+    times = PublicationTimes(redis_client, keys)
+    assert times.read() == {}
+    before = time.time()
+    channel.publish(make_policy_weights(1))
+    channel.publish(make_policy_weights(1))  # repeated for a lost answer
+    assert list(times.read()) == [1]
+    channel.publish(make_policy_weights(2))
+    found = times.read()
+    assert list(found) == [1, 2]
+    assert before - 1.0 <= found[1] <= found[2] <= time.time() + 1.0
+    assert PublicationTimes(redis_client, keys).read() == found
+
+
+def test_the_history_of_publications_is_bounded(
+    channel: WeightsChannel, redis_client: RedisClient, keys: Keys, make_policy_weights: MakePolicyWeights
+) -> None:
+    times = PublicationTimes(redis_client, keys)
+    with redis_client.pipeline(transaction=False) as pipe:
+        for version in range(1, 1_500):
+            pipe.xadd(keys.publications, {"version": version})
+        pipe.execute()
+    channel.publish(make_policy_weights(1_500))
+    assert redis_client.xlen(keys.publications) < 1_200  # Redis trims by whole nodes
+    assert list(times.read())[-1] == 1_500
+    assert len(times.read()) == 1_000

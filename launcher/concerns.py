@@ -1,0 +1,77 @@
+"""What a user should look at: judged from one snapshot, in words, the gravest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from launcher.snapshot import Snapshot
+from launcher.wording import age, mebibytes, percent
+from replay_service.run_state import Phase
+
+_MEMORY_RATIO = 0.85
+_SILENT_LEARNER_S = 60.0
+_OLD_WEIGHTS_S = 300.0
+_DROP = 0.2
+_STARVED_RATIO = 0.9
+_EVALUATION_BACKLOG = 5
+
+
+def concerns(snapshot: Snapshot) -> list[str]:
+    """Warnings about a run, one short line each."""
+    return [*_about_redis(snapshot), *_about_actors(snapshot), *_about_learner(snapshot), *_about_results(snapshot)]
+
+
+def _about_redis(snapshot: Snapshot) -> Iterator[str]:
+    memory = snapshot.memory
+    if memory is not None and memory.ratio is not None and memory.ratio > _MEMORY_RATIO:
+        yield (
+            f"Redis uses {mebibytes(memory.used_bytes)} of {mebibytes(memory.limit_bytes)} MiB; "
+            "at the limit it refuses writes"
+        )
+    state = snapshot.state
+    if state.quarantined_messages:
+        yield f"{state.quarantined_messages:,} messages ({state.quarantined_steps:,} steps) are in quarantine"
+
+
+def _about_actors(snapshot: Snapshot) -> Iterator[str]:
+    state = snapshot.state
+    if state.phase is not Phase.FINISHED:
+        silent = [actor.actor_id for actor in snapshot.actors if not snapshot.is_alive(actor)]
+        if silent:
+            named = ", ".join(map(str, silent[:8])) + (", ..." if len(silent) > 8 else "")
+            yield f"{len(silent)} of {len(snapshot.actors)} actors are silent: {named}"
+    if state.actor_restarts:
+        yield f"{state.actor_restarts} actors were replaced after a crash"
+
+
+def _about_learner(snapshot: Snapshot) -> Iterator[str]:
+    state, report = snapshot.state, snapshot.report
+    if state.learner_restarts:
+        yield f"the learner was started again {state.learner_restarts} times"
+    if report is None or state.phase not in (Phase.PRETRAINING, Phase.ONLINE):
+        return
+    silence = snapshot.unix_seconds - report.unix_seconds
+    if silence > _SILENT_LEARNER_S:
+        yield f"the learner has not reported for {age(silence)}"
+        return
+    if state.phase is not Phase.ONLINE:
+        return
+    waiting = report.metrics.get("waiting_ratio", 0.0)
+    is_collecting_first_steps = state.env_steps < state.initial_env_steps
+    if waiting > _STARVED_RATIO and not is_collecting_first_steps:
+        yield f"the learner is starved: it waits {percent(waiting)} of the time; more actors would help"
+    weight_age = snapshot.weight_age_s(state.policy_version)
+    if weight_age is not None and weight_age > _OLD_WEIGHTS_S and not is_collecting_first_steps:
+        yield f"no policy was published for {age(weight_age)}"
+
+
+def _about_results(snapshot: Snapshot) -> Iterator[str]:
+    waiting = snapshot.state.evaluations_requested - snapshot.state.evaluations_done
+    if waiting > _EVALUATION_BACKLOG:
+        yield f"{waiting} evaluations wait; evaluate less often or over fewer episodes"
+    handed_over = [e for e in snapshot.evaluations if e.env_steps == 0 and e.policy_version > 0]
+    if not handed_over or not snapshot.evaluations:
+        return
+    before, now = handed_over[-1].success_any, snapshot.evaluations[-1].success_any
+    if before is not None and now is not None and before - now >= _DROP:
+        yield f"success fell from {percent(before)} after pretraining to {percent(now)}"

@@ -1,0 +1,87 @@
+"""`launcher watch` follows a real run from a process of its own: in a terminal, and in a pipe."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import Start
+from tests.system.launching import SMALL_PEN
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "launcher", "watch", *words]
+
+
+def read_terminal(master: int, wanted: str, timeout_s: float) -> str:
+    """What a terminal shows, until it has shown `wanted`."""
+    os.set_blocking(master, False)
+    shown = b""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and wanted.encode() not in shown:
+        try:
+            shown += os.read(master, 65_536)
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError:
+            break  # the other side has left
+    return shown.decode(errors="replace")
+
+
+def test_watch_follows_a_run_and_ends_with_it(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "100000", "--utd-ratio", "0.5")
+    run.wait_until(lambda state: state.env_steps >= 600)
+
+    once = subprocess.run(command(str(run.run_dir), "--once"), capture_output=True, text=True, timeout=60)
+    assert once.returncode == 0, once.stderr
+    assert "fine-tuning online" in once.stdout
+    assert "2 of 2 alive" in once.stdout
+    assert "\x1b" not in once.stdout
+
+    # In a terminal of 80 x 24 it draws the screen; Ctrl-C leaves it, and the run goes on.
+    master, slave = pty.openpty()
+    ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    live = subprocess.Popen(
+        command(str(run.run_dir)), stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(slave)
+    shown = read_terminal(master, "of 100,000 env steps", 60)
+    assert "utd ratio" in shown
+    assert "steps/s" in shown
+    live.send_signal(signal.SIGINT)
+    read_terminal(master, "nothing prints this", 0.5)
+    assert live.wait(30) == 0
+    os.close(master)
+    assert run.process.poll() is None
+
+    # In a pipe it writes plain lines, and ends with the run.
+    piped = subprocess.Popen(command(str(run.run_dir)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.0)
+    os.kill(run.process.pid, signal.SIGINT)
+    out, err = piped.communicate(timeout=90)
+    assert piped.returncode == 0, err
+    assert "fine-tuning online" in out
+    assert out.splitlines()[-1] == f"{run.run_dir} is down"
+    assert run.wait(60) == 0
+
+    after = subprocess.run(command(str(run.run_dir)), capture_output=True, text=True, timeout=60)
+    assert after.returncode == 2
+    assert "is not running; `launcher status" in after.stderr
+
+
+def test_watch_of_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    refused = subprocess.run(command(str(tmp_path)), capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "holds no run" in refused.stderr
