@@ -19,6 +19,7 @@ from launcher.ray_environment import set_ray_environment
 from launcher.run_directory import RunDirectory
 from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
+from replay_service.access import role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, check, connect
 from replay_service.errors import ConfigError
@@ -219,7 +220,9 @@ class Run:
 
     def _environment(self, program: RoleProgram) -> dict[str, str]:
         if program.needs_redis and self._endpoint is not None:
-            return self._endpoint.environment()
+            # A Redis of the user's own has the one user that he named; the embedded one has one for each role.
+            is_embedded = not self._config.run.redis_url
+            return (role_endpoint(self._endpoint, program.role) if is_embedded else self._endpoint).environment()
         password = _password()
         return {PASSWORD_VARIABLE: password} if password else {}
 

@@ -298,7 +298,7 @@ class Learner:
             self._client.hset(self._keys.run, mapping=counters)
             if block_ms is not None:
                 self._ingest(block_ms=block_ms)
-            env_steps = int(self._client.hget(self._keys.run, "env_steps") or 0)
+            env_steps = self._run_state.env_steps()
             # All of these steps are in the stream by now. Reading it to its end shows which of them are bad, so the
             # learner never works, nor finishes, for steps that are taken out again.
             quarantined = self._quarantined_steps

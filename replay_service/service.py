@@ -12,6 +12,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from replay_service import scripts
+from replay_service.access import Role, role_endpoint
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, check, connect
 from replay_service.datasets import OfflineDataset, load_dataset
@@ -128,7 +129,7 @@ class ReplayService:
             self._redis = self._start_redis(self._previous_endpoint())
             endpoint = self._redis.endpoint
         endpoint.save(self._files.connection)
-        return endpoint
+        return endpoint if self._redis is None else role_endpoint(endpoint, Role.REPLAY)
 
     def _previous_endpoint(self) -> RedisEndpoint | None:
         return RedisEndpoint.load(self._files.connection) if self._files.connection.exists() else None
@@ -141,6 +142,7 @@ class ReplayService:
             max_memory_mb=replay.max_memory_mb,
             port=replay.port,
             previous=previous,
+            run_id=self._run.run_id,
         )
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
@@ -177,7 +179,7 @@ class ReplayService:
             patient = now - steady_since < self._run.replay.actor_timeout_s
             for actor in reports.actors():
                 if actor.lease and not patient:
-                    release(keys=[self._keys.run, self._keys.actor(actor.actor_id)], args=[silence_ms])
+                    release(keys=[self._keys.counters, self._keys.actor(actor.actor_id)], args=[silence_ms])
             recorder.update(*reports.state_and_actors(), status=status)
 
         while not self._stop.wait(_PERIOD_S):
