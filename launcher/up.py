@@ -21,7 +21,14 @@ from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
 from replay_service.access import role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
-from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, check, connect
+from replay_service.connection import (
+    FAREWELL_ERRORS,
+    PASSWORD_VARIABLE,
+    TRANSIENT_ERRORS,
+    RedisEndpoint,
+    check,
+    connect,
+)
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
 from replay_service.run_state import Phase, RunStateStore
@@ -291,7 +298,7 @@ class Run:
     def _while_redis_answers(act: Callable[[], None]) -> None:
         try:
             act()
-        except TRANSIENT_ERRORS as error:
+        except FAREWELL_ERRORS as error:
             _log.warning("Redis: %s", error)
 
 

@@ -27,7 +27,8 @@ from learner.update import (
     published_policy,
 )
 from replay_service.config import RunConfig
-from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
+from replay_service.disk_space import wait_for_space
 from replay_service.errors import CheckpointError, DatasetError
 from replay_service.experience import Trajectory
 from replay_service.keys import Keys
@@ -39,6 +40,7 @@ from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.seeding import SeedInfo, seed_info
 from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryReader
+from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import WeightsChannel
 
 _PROCESS_NAME = "learner"
@@ -80,11 +82,12 @@ class Learner:
         self._channel = WeightsChannel(self._client, keys)
         self._reports = Reports(self._client, keys)
         self._quarantine = Quarantine(self._client, keys)
-        self._patience = Patience("learner", stop)
         self._notice = WaitNotice("learner")
         self._store = CheckpointStore(checkpoint_dir, spec=run.spec, config=config)
         self._registry = CollectorRegistry()
         self._metrics = LearnerMetrics.register(self._registry)
+        self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME, reasons=("experience", "seed", "disk"))
+        self._patience = Patience("learner", stop, waits=self._waits)
         self._means = MetricMeans()
         self._state: LearnerState = make_state(config, run.spec, seed=run.seed, device=device)
         self._progress = Progress()
@@ -127,6 +130,7 @@ class Learner:
                 return found
             self._notice.waiting("the replay service to seed the buffer")
             self._stop.wait(_IDLE_PAUSE_S)
+            self._waits.add("seed", _IDLE_PAUSE_S)
         return None
 
     def _restore(self) -> None:
@@ -247,7 +251,7 @@ class Learner:
             self._patience.until_answered(self._publish_what_redis_lost)
         try:
             self._run_state.withdraw_endpoint(_PROCESS_NAME)
-        except TRANSIENT_ERRORS as error:
+        except FAREWELL_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
 
     # Steps of the loop
@@ -272,6 +276,7 @@ class Learner:
         waited = time.monotonic() - began
         self._waited_s += waited
         self._metrics.wait_seconds.inc(waited)
+        self._waits.add("experience", waited)
         if self._means.seconds >= self._config.report_every_s:
             self._report()
 
@@ -409,7 +414,12 @@ class Learner:
         self._patience.until_answered(lambda: self._reports.add_learner_report(report))
 
     def _checkpoint(self) -> None:
-        folder = self._store.save(self._state, self._progress)
+        # Going on without it would lead back behind what actors have seen: a full disk is waited for.
+        folder = wait_for_space(
+            lambda: self._store.save(self._state, self._progress), "learner", stop=self._stop, waits=self._waits
+        )
+        if folder is None:
+            return
         self._last_checkpoint = time.monotonic()
         self._metrics.checkpoints.inc()
         _log.info("checkpoint %s", folder.name)

@@ -114,14 +114,17 @@ class EmbeddedRedis:
             RedisUnavailable: it did not start; the text ends with its own last words.
         """
         folder = folder.absolute()  # the server changes its own folder before it opens files
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
         password = previous.password if previous is not None else secrets.token_urlsafe(32)
         if previous is not None:
             port = port or int(previous.url.rpartition(":")[2])
         chosen_port = port or _free_port()
         endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@127.0.0.1:{chosen_port}", password)
-        _write_private(folder / "users.acl", users_file(endpoint, run_id))
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+            _write_private(folder / "users.acl", users_file(endpoint, run_id))
+        except OSError as error:
+            raise RedisUnavailable(f"cannot write {folder}: {error.strerror}") from error
         log_path = folder / "server.log"
         arguments = {
             "port": chosen_port,
@@ -170,8 +173,9 @@ class EmbeddedRedis:
 
     def _answers(self, client: RedisClient) -> bool:
         try:
-            # PING is refused while data are being loaded; INFO, which tells whose answer it is, is not.
-            return client.ping() and client.info("server")["process_id"] == self.process.pid
+            # Not PING: a server whose disk is full refuses it. INFO is answered even while data are being loaded.
+            is_loaded = client.info("persistence")["loading"] == 0
+            return is_loaded and bool(client.info("server")["process_id"] == self.process.pid)
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.InvalidResponse):
             return False  # not up yet, or somebody else has the port: then ours ends by itself
 
