@@ -18,7 +18,7 @@ from actors.outbox import LostMessages, Outbox
 from actors.policy import NumpyPolicy
 from actors.rollout import Rollout
 from replay_service.config import RunConfig
-from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
 from replay_service.errors import EpochLost, SpecMismatch
 from replay_service.experience import Origin, Trajectory
 from replay_service.keys import Keys
@@ -27,6 +27,7 @@ from replay_service.patience import Patience
 from replay_service.process import StopSignal, WaitNotice, serve_metrics
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import Admission, EpisodeOutcome, StoredEpisode, TrajectoryWriter
+from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import WeightsChannel
 
 _ACTOR_STREAM = 1  # first word of the spawn key of every actor's generator
@@ -72,8 +73,12 @@ class Actor:
         self._writer = TrajectoryWriter(client, keys, run.spec, actor_id=actor_id)
         self._registry = CollectorRegistry()
         self._metrics = ActorMetrics.register(self._registry, actor_id)
+        self._waits = WaitSeconds.register(self._registry, "actor", reasons=tuple(_WAITS_FOR))
         self._patience = Patience(
-            f"actor {actor_id}", stop, on_wait=lambda s: self._metrics.wait_seconds.labels(actor_id, "redis").inc(s)
+            f"actor {actor_id}",
+            stop,
+            waits=self._waits,
+            on_wait=lambda s: self._metrics.wait_seconds.labels(actor_id, "redis").inc(s),
         )
         self._notice = WaitNotice(f"actor {actor_id}")
         self._address = ""
@@ -219,6 +224,7 @@ class Actor:
             pause = min(self._config.longest_poll_s, pause * 1.5)
             answer = self._patience.until_answered(lambda: self._writer.request(want))
             self._metrics.wait_seconds.labels(self._actor_id, reason).inc(time.monotonic() - began)
+            self._waits.add(reason, time.monotonic() - began)
             if answer is None:
                 return None
             admission = answer
@@ -258,7 +264,7 @@ class Actor:
         try:
             self._writer.release()
             self._state.withdraw_endpoint(self._process_name)
-        except TRANSIENT_ERRORS as error:
+        except FAREWELL_ERRORS as error:
             _log.warning("actor %d left without saying goodbye: %s", self._actor_id, error)
 
     @property

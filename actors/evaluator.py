@@ -13,13 +13,14 @@ from actors.evaluation import Score, evaluate
 from actors.metrics import EvaluatorMetrics
 from actors.policy import NumpyPolicy
 from replay_service.config import RunConfig
-from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
 from replay_service.errors import SpecMismatch, WireError
 from replay_service.keys import Keys
 from replay_service.patience import Patience
 from replay_service.process import StopSignal, serve_metrics
 from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import RunStateStore
+from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import EvaluationRequest, EvaluationRequests
 
 _PROCESS_NAME = "evaluator"
@@ -42,7 +43,7 @@ class Evaluator:
         self._requests = EvaluationRequests(client, keys)
         self._registry = CollectorRegistry()
         self._metrics = EvaluatorMetrics.register(self._registry)
-        self._patience = Patience(_PROCESS_NAME, stop)
+        self._patience = Patience(_PROCESS_NAME, stop, waits=WaitSeconds.register(self._registry, _PROCESS_NAME))
 
     def run(self) -> None:
         """Work until a stop is asked for.
@@ -68,7 +69,7 @@ class Evaluator:
         environment.close()
         try:
             self._state.withdraw_endpoint(_PROCESS_NAME)
-        except TRANSIENT_ERRORS as error:
+        except FAREWELL_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
 
     def _judge(self, environment: Environment, request: EvaluationRequest) -> None:

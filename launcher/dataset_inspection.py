@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from launcher.display import percent
+from launcher.wording import percent
 from replay_service.datasets import DatasetFacts, inspect_dataset, load_dataset
 from replay_service.datasets.inspection import ArrayFacts, guess_task
 from replay_service.errors import DatasetError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launcher.experiment import ExperimentConfig
 from launcher.run_directory import RunDirectory
+from replay_service.access import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,14 @@ class RoleProgram:
     num_cpus: float
     """CPUs that Ray reserves for it."""
     num_gpus: float = 0.0
-    needs_redis: bool = True
-    """Whether it gets the run's Redis endpoint in its environment."""
+    role: Role = Role.ACTOR
+    """Whose credential for Redis it gets; the one with the fewest rights unless another is named."""
     actor_ids: tuple[int, ...] = ()
+
+    @property
+    def needs_redis(self) -> bool:
+        """Whether it gets the run's Redis endpoint in its environment: all but the one that starts Redis."""
+        return self.role is not Role.REPLAY
 
 
 def split_actors(actors: int, per_host: int) -> list[tuple[int, ...]]:
@@ -54,9 +60,9 @@ def make_program(config: ExperimentConfig, run: RunDirectory, *, gpu: bool) -> l
             ("-m", "replay_service", *common, "--run-dir", str(root.path)),
             log("replay"),
             num_cpus=0.5,
-            needs_redis=False,
+            role=Role.REPLAY,
         ),
-        RoleProgram("learner", learner, log("learner"), num_cpus=1.0, num_gpus=1.0 if gpu else 0.0),
+        RoleProgram("learner", learner, log("learner"), num_cpus=1.0, num_gpus=1.0 if gpu else 0.0, role=Role.LEARNER),
     ]
     for index, ids in enumerate(split_actors(config.run.actors, config.launcher.actors_per_host)):
         name = f"actors-{index}"
@@ -64,5 +70,5 @@ def make_program(config: ExperimentConfig, run: RunDirectory, *, gpu: bool) -> l
         arguments = ("-m", "actors", "actor", *common, "--indices", indices, "--log-dir", str(root.logs))
         roles.append(RoleProgram(name, arguments, log(name), num_cpus=float(len(ids)), actor_ids=ids))
     evaluator = ("-m", "actors", "evaluator", *common)
-    roles.append(RoleProgram("evaluator", evaluator, log("evaluator"), num_cpus=0.5))
+    roles.append(RoleProgram("evaluator", evaluator, log("evaluator"), num_cpus=0.5, role=Role.EVALUATOR))
     return roles

@@ -52,6 +52,7 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
             server=find_server(config.replay.server_path),
             max_memory_mb=config.replay.max_memory_mb,
             previous=endpoint,
+            run_id=config.run_id,
         )
         try:
             yield connect(server.endpoint)

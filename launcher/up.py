@@ -21,8 +21,16 @@ from launcher.run_directory import RunDirectory
 from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
 from launcher.wording import duration
+from replay_service.access import role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
-from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, check, connect
+from replay_service.connection import (
+    FAREWELL_ERRORS,
+    PASSWORD_VARIABLE,
+    TRANSIENT_ERRORS,
+    RedisEndpoint,
+    check,
+    connect,
+)
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
 from replay_service.run_state import Phase, RunStateStore
@@ -221,7 +229,9 @@ class Run:
 
     def _environment(self, program: RoleProgram) -> dict[str, str]:
         if program.needs_redis and self._endpoint is not None:
-            return self._endpoint.environment()
+            # A Redis of the user's own has the one user that he named; the embedded one has one for each role.
+            is_embedded = not self._config.run.redis_url
+            return (role_endpoint(self._endpoint, program.role) if is_embedded else self._endpoint).environment()
         password = _password()
         return {PASSWORD_VARIABLE: password} if password else {}
 
@@ -290,7 +300,7 @@ class Run:
     def _while_redis_answers(act: Callable[[], None]) -> None:
         try:
             act()
-        except TRANSIENT_ERRORS as error:
+        except FAREWELL_ERRORS as error:
             _log.warning("Redis: %s", error)
 
 

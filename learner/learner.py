@@ -28,7 +28,8 @@ from learner.update import (
     published_policy,
 )
 from replay_service.config import RunConfig
-from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
+from replay_service.disk_space import wait_for_space
 from replay_service.errors import CheckpointError, DatasetError, LockstepBroken
 from replay_service.experience import Trajectory
 from replay_service.keys import Keys
@@ -41,6 +42,7 @@ from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.seeding import SeedInfo, seed_info
 from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryReader
+from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import WeightsChannel
 
 _PROCESS_NAME = "learner"
@@ -85,11 +87,12 @@ class Learner:
         self._channel = WeightsChannel(self._client, keys)
         self._reports = Reports(self._client, keys)
         self._quarantine = Quarantine(self._client, keys)
-        self._patience = Patience("learner", stop)
         self._notice = WaitNotice("learner")
         self._store = CheckpointStore(checkpoint_dir, spec=run.spec, config=config)
         self._registry = CollectorRegistry()
         self._metrics = LearnerMetrics.register(self._registry)
+        self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME, reasons=("experience", "seed", "disk"))
+        self._patience = Patience("learner", stop, waits=self._waits)
         self._means = MetricMeans()
         self._state: LearnerState = make_state(config, run.spec, seed=run.seed, device=device)
         self._progress = Progress()
@@ -141,6 +144,7 @@ class Learner:
                 return found
             self._notice.waiting("the replay service to seed the buffer")
             self._stop.wait(_IDLE_PAUSE_S)
+            self._waits.add("seed", _IDLE_PAUSE_S)
         return None
 
     def _restore(self) -> None:
@@ -320,7 +324,7 @@ class Learner:
                 break
         try:
             self._run_state.withdraw_endpoint(_PROCESS_NAME)
-        except TRANSIENT_ERRORS as error:
+        except FAREWELL_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
 
     def _is_all_evaluated(self) -> bool:
@@ -349,6 +353,7 @@ class Learner:
         waited = time.monotonic() - began
         self._waited_s += waited
         self._metrics.wait_seconds.inc(waited)
+        self._waits.add("experience", waited)
         if self._means.seconds >= self._config.report_every_s:
             self._report()
 
@@ -375,7 +380,7 @@ class Learner:
             self._client.hset(self._keys.run, mapping=counters)
             if block_ms is not None:
                 self._ingest(block_ms=block_ms)
-            env_steps = int(self._client.hget(self._keys.run, "env_steps") or 0)
+            env_steps = self._run_state.env_steps()
             # All of these steps are in the stream by now. Reading it to its end shows which of them are bad, so the
             # learner never works, nor finishes, for steps that are taken out again.
             quarantined = self._quarantined_steps
@@ -503,7 +508,12 @@ class Learner:
         return self._mirror.seed_size / max(1, self._mirror.size)
 
     def _checkpoint(self) -> None:
-        folder = self._store.save(self._state, self._progress)
+        # Going on without it would lead back behind what actors have seen: a full disk is waited for.
+        folder = wait_for_space(
+            lambda: self._store.save(self._state, self._progress), "learner", stop=self._stop, waits=self._waits
+        )
+        if folder is None:
+            return
         self._last_checkpoint = time.monotonic()
         self._metrics.checkpoints.inc()
         _log.info("checkpoint %s", folder.name)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -47,6 +48,12 @@ REFUSALS: tuple[type[Exception], ...] = (
 """A bad password or user; for redis-py they are connection errors, but no waiting mends them."""
 
 
+FAREWELL_ERRORS: tuple[type[Exception], ...] = (redis.exceptions.RedisError, OSError)
+"""Whatever may go wrong as a process says goodbye: it leaves all the same."""
+
+_FILES_IN_URL = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class RedisEndpoint:
     """Where the run's Redis is, and how to enter."""
@@ -76,7 +83,9 @@ class RedisEndpoint:
             ) from None
         parts = urlsplit(url)
         user = f"{parts.username}@" if parts.username else ""
-        options = "&".join(option for option in parts.query.split("&") if not option.startswith("password="))
+        options = "&".join(
+            _with_absolute_path(option) for option in parts.query.split("&") if not option.startswith("password=")
+        )
         location = f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}"
         return RedisEndpoint(f"{location}?{options}" if options else location, own_password or password)
 
@@ -123,6 +132,25 @@ class RedisEndpoint:
             raise RunDirectoryError(f"{path} is damaged: {error}") from error
 
 
+def _with_absolute_path(option: str) -> str:
+    """A URL's option; one that names a file in full, because roles run in other folders than the user's.
+
+    Raises:
+        RedisUnavailable: there is no such file, or the option is a secret.
+    """
+    name, _, value = option.partition("=")
+    if name == "ssl_password":
+        raise RedisUnavailable(
+            "redis_url: ssl_password would be written to config.toml: use a key file without a password (mode 0600)"
+        )
+    if name not in _FILES_IN_URL:
+        return option
+    path = Path(unquote_plus(value)).absolute()
+    if not path.exists():
+        raise RedisUnavailable(f"redis_url: {name}: there is no file {path}")
+    return f"{name}={quote(str(path))}"
+
+
 def connect(endpoint: RedisEndpoint, *, reply_timeout_s: float = REPLY_TIMEOUT_S) -> RedisClient:
     """Make a client; nothing is sent until its first command."""
     # Keep-alive notices a peer whose machine is gone; a Unix socket has none and redis-py refuses the option there.
@@ -137,6 +165,16 @@ def connect(endpoint: RedisEndpoint, *, reply_timeout_s: float = REPLY_TIMEOUT_S
         **only_tcp,
     )
     return cast(RedisClient, client)
+
+
+def certificate_problem(error: BaseException) -> str | None:
+    """Why the server's certificate was not accepted, or None when that is not what went wrong."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 @contextmanager
@@ -156,6 +194,12 @@ def user_facing_errors(endpoint: RedisEndpoint) -> Iterator[None]:
     except redis.exceptions.TimeoutError as error:
         raise RedisUnavailable(f"Redis at {endpoint.url} did not answer in time ({error})") from error
     except (redis.exceptions.ConnectionError, redis.exceptions.InvalidResponse) as error:
+        problem = certificate_problem(error)
+        if problem is not None:
+            raise RedisUnavailable(
+                f"the certificate of Redis at {endpoint.url} is not accepted ({problem}): name the file of your "
+                "certificate authority as rediss://host:port?ssl_ca_certs=FILE, and the host as the certificate does"
+            ) from error
         raise RedisUnavailable(
             f"no Redis answers at {endpoint.url} ({error}): start it, correct --redis-url, "
             "or leave the option out to get an embedded server"

@@ -2,7 +2,9 @@
 
     key                  type     written by               read by              lifetime
     -------------------  -------  -----------------------  -------------------  ---------------------------------
-    run                  hash     service, learner, Lua    all                  the run (counters, limiter, phase)
+    run                  hash     service, learner         all                  the run (phase, limiter, versions)
+    counters             hash     actors, learner (Lua)    all                  the run (steps, episodes, leases)
+    evaluation_counters  hash     evaluator                all                  the run
     seed                 stream   service                  learner              the run; see `seeding.py`
     seed_info            hash     service                  service, learner     the run
     online               stream   actors (append.lua)      learner              newest `capacity` transitions
@@ -35,8 +37,23 @@ class Keys:
 
     @property
     def run(self) -> str:
-        """Hash of counters, limiter settings and phase; `RunState` gives its fields."""
+        """Hash of phase, limiter settings and versions; actors and the evaluator may read it, not write it."""
         return self._key("run")
+
+    @property
+    def counters(self) -> str:
+        """Hash of what actors count: steps, episodes, leases."""
+        return self._key("counters")
+
+    @property
+    def evaluation_counters(self) -> str:
+        """Hash of what the evaluator counts."""
+        return self._key("evaluation_counters")
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The hashes that together make up `RunState`; of a field in two of them, the later one counts."""
+        return self.run, self.counters, self.evaluation_counters
 
     @property
     def seed(self) -> str:

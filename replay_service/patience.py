@@ -1,17 +1,26 @@
-"""Repeat a request that is safe to repeat until Redis answers, and say who waits for it."""
+"""Repeat a request that is safe to repeat until Redis answers, and say who waits for what."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from replay_service.connection import REFUSALS, TRANSIENT_ERRORS
+import redis
+
+from replay_service.connection import certificate_problem
+from replay_service.errors import RedisUnavailable
+from replay_service.outage import SILENT, Outage, outage_of
 from replay_service.process import StopSignal, WaitNotice
+from replay_service.waits import WaitSeconds
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
+_NOTICE_PERIOD_S = 8.0 - _LONGEST_PAUSE_S
+"""With the pause between two looks, no ten seconds of a wait pass without a line in the log."""
+_LOOK_EVERY_S = 1.0
 
 AnswerT = TypeVar("AnswerT")
 
@@ -21,15 +30,32 @@ _log = logging.getLogger(__name__)
 class Patience:
     """The waiting of one process for Redis.
 
-    An outage is waited out without end, as a run of days should, with a line in the log every ten seconds; it ends
-    when the process is asked to stop.
+    An outage is waited out without end, as a run of days should, with its reason in the log every ten seconds and in
+    the metric; it ends when the process is asked to stop.
     """
 
-    def __init__(self, who: str, stop: StopSignal, *, on_wait: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        who: str,
+        stop: StopSignal,
+        *,
+        on_wait: Callable[[float], None] | None = None,
+        waits: WaitSeconds | None = None,
+    ) -> None:
+        """Make the patience of a process.
+
+        Args:
+            who: named in the log.
+            stop: ends every wait.
+            on_wait: called with the length of each pause between two tries, in seconds.
+            waits: counts whole waits by their reason, the time of tries that failed included.
+        """
         self._who = who
         self._stop = stop
-        self._notice = WaitNotice(who)
+        self._notice = WaitNotice(who, period_s=_NOTICE_PERIOD_S)
         self._on_wait = on_wait or (lambda _seconds: None)
+        self._waits = waits
+        self._watch = _SilenceWatch(who)
 
     def until_answered(self, ask: Callable[[], AnswerT], *, after_stop_s: float = 0.0) -> AnswerT | None:
         """Call `ask` until it returns.
@@ -40,26 +66,74 @@ class Patience:
 
         Returns:
             The answer, or None when the stop came first.
+
+        Raises:
+            RedisUnavailable: the server's certificate is not accepted.
+            redis.exceptions.RedisError: an error that no waiting mends.
         """
         pause = _FIRST_PAUSE_S
         stopped_at: float | None = None
+        known: Outage | None = None
         while True:
+            began = time.monotonic()
             try:
-                answer = ask()
-            except REFUSALS:
-                raise
-            except TRANSIENT_ERRORS as error:
+                with self._watch:
+                    answer = ask()
+            except redis.exceptions.RedisError as error:
+                outage = outage_of(error)
+                if outage is None:
+                    problem = certificate_problem(error)
+                    if problem is None:
+                        raise
+                    raise RedisUnavailable(f"the certificate of Redis is not accepted: {problem}") from error
                 if self._stop.is_set():
                     stopped_at = stopped_at or time.monotonic()
                     if time.monotonic() - stopped_at >= after_stop_s:
                         return None
-                if pause == _FIRST_PAUSE_S:
-                    _log.warning("%s: no answer from Redis, trying again: %s", self._who, error)
-                self._notice.waiting("Redis to answer")
+                if outage is not known:
+                    _log.warning("%s waits for %s: %s", self._who, outage.text, error)
+                    known = outage
+                self._notice.waiting(outage.text)
                 time.sleep(pause)
                 self._on_wait(pause)
+                if self._waits is not None:
+                    self._waits.add(outage.reason, time.monotonic() - began)
                 pause = min(_LONGEST_PAUSE_S, pause * 2)
             else:
-                if pause != _FIRST_PAUSE_S:
+                if known is not None:
                     _log.info("%s: Redis answers again after %.1f s", self._who, self._notice.done())
                 return answer
+
+
+class _SilenceWatch:
+    """Says that a request is still without a reply, while the process itself can only wait for it.
+
+    The thread lives as long as the process and sleeps nearly always; it is started by the first request, so never
+    before a fork.
+    """
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._asked_at: float | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> None:
+        self._asked_at = time.monotonic()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._look, name="silence watch", daemon=True)
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._asked_at = None
+
+    def _look(self) -> None:
+        notice = WaitNotice(self._who, period_s=_NOTICE_PERIOD_S)
+        seen: float | None = None
+        while True:
+            time.sleep(_LOOK_EVERY_S)
+            asked_at = self._asked_at
+            if asked_at is None or asked_at != seen:
+                notice.done()
+            if asked_at is not None:
+                notice.waiting(SILENT.text)
+            seen = asked_at

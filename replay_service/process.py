@@ -20,7 +20,9 @@ from pathlib import Path
 from types import FrameType
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
+from redis.exceptions import NoPermissionError
 
+from replay_service.connection import REFUSALS
 from replay_service.errors import USER_ERROR_EXIT_CODE, ProtocolError, UserError
 
 PARENT_VARIABLE = "AWAC_PARENT_PID"
@@ -128,13 +130,21 @@ def run_role(main: Callable[[], int]) -> int:
     """Run a role's main function and turn its errors into an exit code: 2 for mistakes that a restart cannot mend."""
     try:
         return main()
+    except NoPermissionError as error:
+        return _refuse(f"Redis refused a command for want of rights ({error}): see docs/security.md")
+    except REFUSALS as error:
+        return _refuse(f"Redis refused the credentials ({error}); no waiting mends that")
     except (UserError, ProtocolError) as error:
-        _log.error("%s", error)
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_EXIT_CODE
+        return _refuse(str(error))
     except Exception:
         _log.exception("crashed")
         raise
+
+
+def _refuse(text: str) -> int:
+    _log.error("%s", text)
+    print(f"error: {text}", file=sys.stderr)
+    return USER_ERROR_EXIT_CODE
 
 
 @dataclass(slots=True)
@@ -142,6 +152,7 @@ class WaitNotice:
     """Say every ten seconds who waits for whom, for as long as a wait lasts."""
 
     who: str
+    period_s: float = _WAIT_NOTICE_PERIOD_S
     clock: Callable[[], float] = time.monotonic
     _since: float | None = None
     _last: float = 0.0
@@ -151,7 +162,7 @@ class WaitNotice:
         now = self.clock()
         if self._since is None:
             self._since = self._last = now
-        elif now - self._last >= _WAIT_NOTICE_PERIOD_S:
+        elif now - self._last >= self.period_s:
             self._last = now
             _log.info("%s waits for %s since %.0f s", self.who, reason, now - self._since)
 

@@ -111,6 +111,7 @@ class Recorder:
         self._writer = _open_event_files(run_dir / "tensorboard")
         self._evaluations: list[Evaluation] = []
         self._evaluation_cursor = "0-0"
+        self._csv_is_due = False
         # Events of earlier sessions are in their own files; only new reports are written.
         self._report_cursor = "0-0"
         self._began = time.monotonic()
@@ -135,8 +136,10 @@ class Recorder:
             self._evaluation_cursor = cursor
             self._evaluations.append(evaluation)
             self._write_evaluation_events(evaluation)
-        if found:
+            self._csv_is_due = True
+        if self._csv_is_due:
             self._write_csv()
+            self._csv_is_due = False  # not before it is written: on a full disk this method is called again
         for cursor, report in self._reports.learner_reports(self._report_cursor):
             self._report_cursor = cursor
             self._write_learner_events(report)

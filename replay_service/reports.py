@@ -82,12 +82,12 @@ class Reports:
             return
         with self._client.pipeline(transaction=True) as pipe:
             pipe.xadd(self._keys.evaluations, {"json": json.dumps(asdict(evaluation)), "request": request_id})
-            pipe.hincrby(self._keys.run, "evaluations_done", 1)
+            pipe.hincrby(self._keys.evaluation_counters, "evaluations_done", 1)
             pipe.execute()
 
     def skip_evaluation(self) -> None:
         """Count a request that could not be judged, so that nobody waits for it."""
-        self._client.hincrby(self._keys.run, "evaluations_done", 1)
+        self._client.hincrby(self._keys.evaluation_counters, "evaluations_done", 1)
 
     def evaluations(self, after: str = "0-0") -> Iterator[tuple[str, Evaluation]]:
         """Yield (entry id, evaluation) recorded after an entry id, oldest first."""
@@ -131,11 +131,13 @@ class Reports:
         """The run's counters and every actor's ledger, read at one moment: their sums agree."""
         ids = sorted(int(member) for member in self._client.smembers(self._keys.actors))
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.hgetall(self._keys.run)
-            for actor_id in ids:
-                pipe.hgetall(self._keys.actor(actor_id))
-            run, *actors = pipe.execute()
-        return RunState.from_hash(run), [_ledger(actor_id, found) for actor_id, found in zip(ids, actors, strict=True)]
+            for key in (*self._keys.state, *(self._keys.actor(actor_id) for actor_id in ids)):
+                pipe.hgetall(key)
+            found = pipe.execute()
+        parts, actors = found[: len(self._keys.state)], found[len(self._keys.state) :]
+        return RunState.from_hashes(parts), [
+            _ledger(actor_id, found) for actor_id, found in zip(ids, actors, strict=True)
+        ]
 
 
 def _evaluation(values: dict[str, Any]) -> Evaluation:

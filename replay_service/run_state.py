@@ -1,8 +1,12 @@
-"""The run's shared state in Redis: phase, counters, limiter settings; and the endpoints of its processes."""
+"""The run's shared state in Redis: phase, counters, limiter settings; and the endpoints of its processes.
+
+It lies in several hashes, by who may write: an actor's credential must not reach the phase or the budget.
+"""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +15,12 @@ from replay_service.errors import RunDirectoryError, SpecMismatch
 from replay_service.experience import WIRE_VERSION
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
+
+_ACTORS_COUNT = (
+    "env_steps", "appended_steps", "leased_steps", "retained_steps", "episodes", "successes", "duplicate_steps",
+    "quarantined_steps", "quarantined_messages", "actor_restarts",
+)  # fmt: skip
+_EVALUATOR_COUNTS = ("evaluations_done",)
 
 
 class Phase(enum.StrEnum):
@@ -24,7 +34,7 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """One reading of the `run` hash. Counters are totals since the run began."""
+    """One reading of the run's hashes. Counters are totals since the run began."""
 
     phase: Phase
     env_steps: int
@@ -86,8 +96,13 @@ class RunState:
         return self.env_steps + self.leased_steps - self.initial_env_steps - paid
 
     @staticmethod
+    def from_hashes(parts: Iterable[dict[bytes, bytes]]) -> RunState:
+        """Build a state from HGETALL's replies for `Keys.state`; absent counters are 0."""
+        return RunState.from_hash({name: value for part in parts for name, value in part.items()})
+
+    @staticmethod
     def from_hash(values: dict[bytes, bytes]) -> RunState:
-        """Build a state from HGETALL's reply; absent counters are 0."""
+        """Build a state from all its fields; absent counters are 0."""
         converted: dict[str, Any] = {}
         for item in fields(RunState):
             raw = values.get(item.name.encode(), b"")
@@ -126,6 +141,7 @@ class RunStateStore:
                 f"run {config.run_id!r} in Redis has spec {state.spec_fingerprint}, this configuration "
                 f"({config.env}, wire version {WIRE_VERSION}) has {fingerprint}: choose another run directory"
             )
+        self._move_counters()
         self._client.hset(
             self._keys.run,
             mapping={
@@ -151,10 +167,28 @@ class RunStateStore:
         Raises:
             RunDirectoryError: Redis holds no such run.
         """
-        values = self._client.hgetall(self._keys.run)
-        if not values:
+        with self._client.pipeline(transaction=True) as pipe:
+            for key in self._keys.state:
+                pipe.hgetall(key)
+            parts = pipe.execute()
+        if not parts[0]:
             raise RunDirectoryError(f"Redis holds no run {self._keys.run_id!r}")
-        return RunState.from_hash(values)
+        return RunState.from_hashes(parts)
+
+    def _move_counters(self) -> None:
+        """Bring a run of an earlier version, which kept all its counters in one hash, into today's form."""
+        values = self._client.hgetall(self._keys.run)
+        for key, names in ((self._keys.counters, _ACTORS_COUNT), (self._keys.evaluation_counters, _EVALUATOR_COUNTS)):
+            found = {name: values[name.encode()] for name in names if name.encode() in values}
+            if found:
+                with self._client.pipeline(transaction=True) as pipe:
+                    pipe.hset(key, mapping=found)
+                    pipe.hdel(self._keys.run, *found)
+                    pipe.execute()
+
+    def env_steps(self) -> int:
+        """Online environment steps stored and valid, alone: what the learner asks for many times a second."""
+        return int(self._client.hget(self._keys.counters, "env_steps") or 0)
 
     def set_phase(self, phase: Phase) -> None:
         """Enter a phase."""

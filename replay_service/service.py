@@ -12,11 +12,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from replay_service import scripts
+from replay_service.access import Role, role_endpoint
 from replay_service.config import RunConfig
-from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, check, connect
+from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, check, connect
 from replay_service.datasets import OfflineDataset, load_dataset
 from replay_service.demonstrations import shipped_path
 from replay_service.discovery import DiscoveryServer, target_groups
+from replay_service.disk_space import wait_for_space
 from replay_service.errors import ConfigError, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.metrics import RunReader, register_run_metrics
@@ -28,6 +30,7 @@ from replay_service.redis_server import EmbeddedRedis, find_server
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
+from replay_service.waits import WaitSeconds
 
 NO_DATASET = "none"
 _PROCESS_NAME = "replay"
@@ -100,7 +103,9 @@ class ReplayService:
         self._stop = stop
         self._keys = Keys(run.run_id)
         self._redis: EmbeddedRedis | None = None
-        self._patience = Patience("replay service", stop)
+        self._registry = CollectorRegistry()
+        self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME, reasons=("disk",))
+        self._patience = Patience("replay service", stop, waits=self._waits)
         self._was_open = self._files.opened.exists()
 
     def run(self) -> None:
@@ -128,7 +133,7 @@ class ReplayService:
             self._redis = self._start_redis(self._previous_endpoint())
             endpoint = self._redis.endpoint
         endpoint.save(self._files.connection)
-        return endpoint
+        return endpoint if self._redis is None else role_endpoint(endpoint, Role.REPLAY)
 
     def _previous_endpoint(self) -> RedisEndpoint | None:
         return RedisEndpoint.load(self._files.connection) if self._files.connection.exists() else None
@@ -141,25 +146,28 @@ class ReplayService:
             max_memory_mb=replay.max_memory_mb,
             port=replay.port,
             previous=previous,
+            run_id=self._run.run_id,
         )
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
         state = RunStateStore(client, self._keys)
-        if self._was_open and not state.exists():
+        patiently = self._patience.until_answered
+        if self._was_open and patiently(state.exists) is False:
             raise RunDirectoryError(
                 f"run {self._run.run_id!r} was opened before, but Redis no longer has its data: put "
                 f"{self._files.redis_dir} back, or start over with --restart-behavior restart"
             )
-        resumed = state.initialise(self._run)
+        resumed = patiently(lambda: state.initialise(self._run))
+        if resumed is None:
+            return  # asked to stop while Redis did not answer
         self._files.opened.touch()
         reports = Reports(client, self._keys)
         identity = RunIdentity(self._run.run_id, self._run.env, self._run.preset, self._run.seed)
         recorder = Recorder(self._files.run_dir, reports, identity)
         if resumed:
-            recorder.skip_recorded_reports()
-        if state.read().phase is Phase.SEEDING:
-            seed(client, self._keys, load_seed_data(self._run))
-            state.set_phase(Phase.PRETRAINING)
+            patiently(recorder.skip_recorded_reports)
+        if not self._seed(client, state):
+            return
         discovery = self._start_discovery(client, endpoint)
         self._files.ready.write_text(str(os.getpid()), encoding="utf-8")
         _log.info("run %s is open; service discovery at http://%s/targets", self._run.run_id, discovery.address)
@@ -177,26 +185,41 @@ class ReplayService:
             patient = now - steady_since < self._run.replay.actor_timeout_s
             for actor in reports.actors():
                 if actor.lease and not patient:
-                    release(keys=[self._keys.run, self._keys.actor(actor.actor_id)], args=[silence_ms])
-            recorder.update(*reports.state_and_actors(), status=status)
+                    release(keys=[self._keys.counters, self._keys.actor(actor.actor_id)], args=[silence_ms])
+            found = reports.state_and_actors()
+            wait_for_space(
+                lambda: recorder.update(*found, status=status), "replay service", stop=self._stop, waits=self._waits
+            )
 
         while not self._stop.wait(_PERIOD_S):
             self._revive_redis()
             self._patience.until_answered(lambda: tick("running"))
         discovery.stop()
-        with contextlib.suppress(*TRANSIENT_ERRORS):
+        with contextlib.suppress(*FAREWELL_ERRORS):
             state.withdraw_endpoint(_PROCESS_NAME)
             tick((client.hget(self._keys.run, "final_status") or b"stopped").decode())
         recorder.close()
+
+    def _seed(self, client: RedisClient, state: RunStateStore) -> bool:
+        """Fill the seed stream if that is still to be done; returns False when a stop was asked for meanwhile."""
+        found = self._patience.until_answered(state.read)
+        if found is None or found.phase is not Phase.SEEDING:
+            return found is not None
+        data = load_seed_data(self._run)
+        self._patience.until_answered(lambda: seed(client, self._keys, data))
+        if self._stop.is_set():
+            return False
+        self._patience.until_answered(lambda: state.set_phase(Phase.PRETRAINING))
+        return True
 
     def _start_discovery(self, client: RedisClient, endpoint: RedisEndpoint) -> DiscoveryServer:
         # Clients of their own: both answer from other threads.
         observer = connect(endpoint)
         state = RunStateStore(observer, self._keys)
-        registry = CollectorRegistry()
-        register_run_metrics(registry, RunReader(observer, self._keys).read)
-        address = serve_metrics(registry, self._run.metrics_host)
-        RunStateStore(client, self._keys).publish_endpoint(_PROCESS_NAME, address)
+        register_run_metrics(self._registry, RunReader(observer, self._keys).read)
+        address = serve_metrics(self._registry, self._run.metrics_host)
+        store = RunStateStore(client, self._keys)
+        self._patience.until_answered(lambda: store.publish_endpoint(_PROCESS_NAME, address))
         try:
             discovery = DiscoveryServer(
                 lambda: target_groups(state.endpoints(), run_id=self._run.run_id, env=self._run.env),
@@ -209,7 +232,7 @@ class ReplayService:
                 f"{error.strerror}"
             ) from error
         discovery.start()
-        client.hset(self._keys.run, "discovery", discovery.address)
+        self._patience.until_answered(lambda: client.hset(self._keys.run, "discovery", discovery.address))
         return discovery
 
     def _revive_redis(self) -> None:

@@ -93,7 +93,7 @@ class TrajectoryWriter:
             SpecMismatch: the run's spec is not this actor's.
         """
         epoch, *answer = self._register(
-            keys=[self._keys.run, self._keys.actor(self._actor_id), self._keys.actors],
+            keys=[self._keys.run, self._keys.counters, self._keys.actor(self._actor_id), self._keys.actors],
             args=[
                 self._fingerprint,
                 self._actor_id,
@@ -115,7 +115,10 @@ class TrajectoryWriter:
             StaleEpoch: another incarnation of this actor has registered.
             EpochLost: the service has forgotten this one.
         """
-        reply = self._admit(keys=[self._keys.run, self._keys.actor(self._actor_id)], args=[str(self.epoch), want_steps])
+        reply = self._admit(
+            keys=[self._keys.run, self._keys.counters, self._keys.actor(self._actor_id)],
+            args=[str(self.epoch), want_steps],
+        )
         return self._admission(reply)
 
     def append(self, trajectory: Trajectory, *, want_steps: int, outcome: EpisodeOutcome | None = None) -> Admission:
@@ -134,7 +137,7 @@ class TrajectoryWriter:
         origin = trajectory.origin
         success = "" if outcome is None or outcome.success is None else str(int(outcome.success))
         reply = self._append(
-            keys=[self._keys.run, self._keys.online, self._keys.actor(self._actor_id)],
+            keys=[self._keys.run, self._keys.counters, self._keys.online, self._keys.actor(self._actor_id)],
             args=[
                 self._fingerprint,
                 origin.actor_id,
@@ -159,7 +162,7 @@ class TrajectoryWriter:
         Returns:
             How many.
         """
-        return int(self._release(keys=[self._keys.run, self._keys.actor(self._actor_id)], args=[0]))
+        return int(self._release(keys=[self._keys.counters, self._keys.actor(self._actor_id)], args=[0]))
 
     def _admission(self, reply: list[bytes | int]) -> Admission:
         status, version, lease, reason, detail = (v.decode() if isinstance(v, bytes) else v for v in reply)
@@ -272,7 +275,7 @@ class Quarantine:
             Environment steps that were taken out of the counts.
         """
         moved = self._script(
-            keys=[self._keys.run, self._keys.online, self._keys.quarantine, self._keys.actor(bad.actor_id)],
+            keys=[self._keys.counters, self._keys.online, self._keys.quarantine, self._keys.actor(bad.actor_id)],
             args=[bad.entry_id, bad.reason, _QUARANTINE_LENGTH],
         )
         return max(0, int(moved))

@@ -1,11 +1,13 @@
 -- Prelude of all scripts (they are concatenated): the actors' side of the limiter, and what scripts share.
 --
 -- An actor asks to be admitted for `want` steps before it takes them. What it was admitted for and has not yet
--- stored is its lease (field `lease` of its hash); `leased_steps` of the run is the sum of all leases. So
+-- stored is its lease (field `lease` of its hash); `leased_steps` of the counters is the sum of all leases. So
 -- env_steps + leased_steps can pass neither the band nor the budget, however many actors ask at once.
 --
 --   room(band)   = initial_env_steps + tolerance_env_steps + online_grad_steps / utd_ratio - env_steps - leased_steps
 --   room(budget) = num_env_steps - env_steps - leased_steps
+--
+-- The hash `run` is read and never written: actors, in whose name most scripts run, have no right to change it.
 --
 -- Returns the lease after the call and why it is not `want`: '' | 'phase' | 'limiter' | 'budget'.
 
@@ -13,7 +15,7 @@ local function number(key, field)
   return tonumber(redis.call('HGET', key, field) or '0')
 end
 
-local function admit(run, actor, want)
+local function admit(run, counters, actor, want)
   local lease = number(actor, 'lease')
   if redis.call('HGET', run, 'phase') ~= 'online' then
     return lease, 'phase'
@@ -22,7 +24,7 @@ local function admit(run, actor, want)
   if need <= 0 then
     return lease, ''
   end
-  local taken = number(run, 'env_steps') + number(run, 'leased_steps')
+  local taken = number(counters, 'env_steps') + number(counters, 'leased_steps')
   local budget = number(run, 'num_env_steps') - taken
   if budget <= 0 then
     return lease, 'budget'
@@ -34,7 +36,7 @@ local function admit(run, actor, want)
     return lease, 'limiter'
   end
   redis.call('HINCRBY', actor, 'lease', need)
-  redis.call('HINCRBY', run, 'leased_steps', need)
+  redis.call('HINCRBY', counters, 'leased_steps', need)
   return lease + need, ''
 end
 
@@ -56,10 +58,10 @@ local function touch(actor)
   redis.call('HSET', actor, 'last_seen_ms', now[1] * 1000 + math.floor(now[2] / 1000))
 end
 
-local function give_back(run, actor, steps)
+local function give_back(counters, actor, steps)
   local released = math.min(steps, number(actor, 'lease'))
   if released > 0 then
     redis.call('HINCRBY', actor, 'lease', -released)
-    redis.call('HINCRBY', run, 'leased_steps', -released)
+    redis.call('HINCRBY', counters, 'leased_steps', -released)
   end
 end

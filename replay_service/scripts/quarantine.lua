@@ -1,12 +1,12 @@
 -- Move one message of the online stream to the quarantine, with its reason, and take it out of the counts.
 --
--- KEYS  1 run   2 online stream   3 quarantine stream   4 hash of the entry's actor
+-- KEYS  1 counters   2 online stream   3 quarantine stream   4 hash of the entry's actor
 -- ARGV  1 entry id   2 reason   3 longest quarantine, in messages
 -- Returns the number of steps that were moved, or -1 when the entry is gone already.
 --
 -- An entry without the fields of append.lua was written by a stranger: it was never counted, so only it is moved.
 
-local run, stream, quarantine, actor = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local counters, stream, quarantine, actor = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local entry = redis.call('XRANGE', stream, ARGV[1], ARGV[1])[1]
 if not entry then
   return -1
@@ -15,13 +15,13 @@ local steps, fields = counted_steps(entry)
 redis.call('XADD', quarantine, 'MAXLEN', '~', ARGV[3], '*', 'reason', ARGV[2], 'id', ARGV[1],
   'a', fields['a'] or '', 'e', fields['e'] or '', 's', fields['s'] or '', 'n', fields['n'] or '', 'm', fields['m'] or '')
 redis.call('XDEL', stream, ARGV[1])
-redis.call('HINCRBY', run, 'quarantined_messages', 1)
+redis.call('HINCRBY', counters, 'quarantined_messages', 1)
 if steps == 0 then
   return 0
 end
-redis.call('HINCRBY', run, 'env_steps', -steps)
-redis.call('HINCRBY', run, 'retained_steps', -steps)
-redis.call('HINCRBY', run, 'quarantined_steps', steps)
+redis.call('HINCRBY', counters, 'env_steps', -steps)
+redis.call('HINCRBY', counters, 'retained_steps', -steps)
+redis.call('HINCRBY', counters, 'quarantined_steps', steps)
 redis.call('HINCRBY', actor, 'stored_steps', -steps)
 redis.call('HINCRBY', actor, 'quarantined_steps', steps)
 return steps

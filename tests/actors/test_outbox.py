@@ -97,7 +97,7 @@ def take_snapshot(redis_client: RedisClient, keys: Keys) -> Callable[[], Callabl
     raw: Any = redis_client  # DUMP and RESTORE are nothing that the project itself uses
 
     def take() -> Callable[[], None]:
-        names = (keys.run, keys.online, keys.actor(0), keys.actors)
+        names = (*keys.state, keys.online, keys.actor(0), keys.actors)
         remembered = {name: raw.dump(name) for name in names}
 
         def roll_back() -> None:

@@ -193,7 +193,7 @@ class LimiterMachine(RuleBasedStateMachine):
     def the_service_looks_for_silent_actors(self, index: int, is_silent: bool) -> None:
         index %= len(self._actors)
         silence_ms = 0 if is_silent else 3_600_000
-        given_back = self._release(keys=[self._keys.run, self._keys.actor(index)], args=[silence_ms])
+        given_back = self._release(keys=[self._keys.counters, self._keys.actor(index)], args=[silence_ms])
         assert given_back == (self._actors[index].lease if is_silent else 0)
         self._actors[index].lease -= given_back
 
@@ -319,7 +319,8 @@ class TestAdmission:
     def test_the_last_lease_is_cut_to_what_the_budget_has_left(
         self, writer: TrajectoryWriter, redis_client: RedisClient, keys: Keys
     ) -> None:
-        redis_client.hset(keys.run, mapping={"env_steps": 193, "online_grad_steps": 173})
+        redis_client.hset(keys.counters, "env_steps", 193)
+        redis_client.hset(keys.run, "online_grad_steps", 173)
         assert writer.request(10) == Admission(policy_version=0, lease_steps=7, wait_reason="")
         assert writer.request(10) == Admission(policy_version=0, lease_steps=7, wait_reason="budget")
 
@@ -341,7 +342,7 @@ class TestAdmission:
         """Steps that were taken are never thrown away, even if an actor was out of reach for longer than its lease."""
         writer.request(10)
         release = redis_client.register_script(scripts.source("release"))
-        assert release(keys=[keys.run, keys.actor(0)], args=[0]) == 10
+        assert release(keys=[keys.counters, keys.actor(0)], args=[0]) == 10
         writer.append(make_trajectory(0, steps=10), want_steps=0)
         assert (state.read().env_steps, state.read().leased_steps) == (10, 0)
 
@@ -361,5 +362,5 @@ class TestAdmission:
         elif sign_of_life != "none":
             writer.append(make_trajectory(1 if sign_of_life == "append" else 0), want_steps=10)
         release = redis_client.register_script(scripts.source("release"))
-        given_back = release(keys=[keys.run, keys.actor(0)], args=[3_600_000])
+        given_back = release(keys=[keys.counters, keys.actor(0)], args=[3_600_000])
         assert given_back == (10 if sign_of_life == "none" else 0)

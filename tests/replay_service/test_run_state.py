@@ -40,6 +40,7 @@ def test_a_second_initialisation_resumes_with_all_counters(
     redis_client.hset(keys.run, mapping={"env_steps": 120, "grad_steps": 140, "policy_version": 9})
     assert state.initialise(run_config) is True
     resumed = state.read()
+    assert state.env_steps() == 120  # an earlier version kept this counter in the run's hash: it has been moved
     assert resumed.phase is Phase.ONLINE
     assert (resumed.env_steps, resumed.grad_steps, resumed.policy_version) == (120, 140, 9)
 

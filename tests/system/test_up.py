@@ -16,7 +16,7 @@ import pytest
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.keys import Keys
 from replay_service.reports import Reports
-from replay_service.run_state import Phase, RunState
+from replay_service.run_state import Phase, RunStateStore
 from tests.system.conftest import Start
 from tests.system.launching import SMALL_PEN, kill, processes_of, role_pids, wait_until_gone
 
@@ -237,7 +237,7 @@ def test_a_redis_of_the_users_own_with_a_password(start: Start, tmp_path: Path) 
         assert run.wait() == 0, run.output + run.logs()
         run_id = run.summary()["run_id"]
         client = connect(server.endpoint)
-        state = RunState.from_hash(client.hgetall(Keys(run_id).run))
+        state = RunStateStore(client, Keys(run_id)).read()
         assert state.env_steps == 600
         assert [a.stored_steps for a in Reports(client, Keys(run_id)).actors()] != []
         client.close()

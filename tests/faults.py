@@ -1,0 +1,82 @@
+"""Faults of a real Redis that a test can bring about and take away again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+DISK_MB = 24
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of a few MiB at `folder`; skips the test where nobody may mount one."""
+    folder.mkdir(mode=0o700)
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=0700", "awac-test", str(folder)]
+    if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Fill a small disk to its last block; returns the file that does it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+@contextmanager
+def no_memory(admin: Any) -> Iterator[None]:
+    """Redis is above its memory limit and refuses writes."""
+    limit = admin.config_get("maxmemory")["maxmemory"]
+    admin.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        admin.config_set("maxmemory", limit)
+
+
+@contextmanager
+def full_disk(admin: Any, disk: Path) -> Iterator[None]:
+    """The disk of the append-only file is full, and Redis has noticed."""
+    filler = fill(disk)
+    try:
+        with pytest.raises(redis.exceptions.ResponseError, match="MISCONF"):
+            _write_until_refused(admin)
+        yield
+    finally:
+        filler.unlink()
+
+
+def _write_until_refused(admin: Any) -> None:
+    for _ in range(1_000):  # the file's last, partly free page takes some more
+        admin.set("awac-test-filler", os.urandom(4096))
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """The server's process is stopped: connections are accepted by the kernel, and nobody replies."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+Fault = Callable[[], AbstractContextManager[None]]

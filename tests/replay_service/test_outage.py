@@ -1,0 +1,256 @@
+"""Outages of a real Redis: each is named, waited out, counted, and nothing is lost or doubled by it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+
+from replay_service import patience
+from replay_service.config import RunConfig
+from replay_service.connection import connect
+from replay_service.disk_space import wait_for_space
+from replay_service.keys import Keys
+from replay_service.outage import OUTAGE_REASONS, outage_of
+from replay_service.patience import Patience
+from replay_service.process import StopSignal, run_role
+from replay_service.redis_server import EmbeddedRedis, find_server
+from replay_service.reports import Reports
+from replay_service.run_state import Phase, RunStateStore
+from replay_service.trajectory_stream import TrajectoryWriter
+from replay_service.waits import WaitSeconds
+from tests.faults import Fault, fill, full_disk, no_memory, paused, small_disk
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeTrajectory, WaitUntil
+
+MESSAGES = 20
+
+
+class Server:
+    """A Redis of the test's own, which it may ill-treat."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running = EmbeddedRedis.start(folder, server=find_server(), max_memory_mb=64)
+        self.admin: Any = connect(self.running.endpoint)
+
+    @contextmanager
+    def gone(self) -> Iterator[None]:
+        os.kill(self.running.process.pid, signal.SIGKILL)
+        self.running.process.wait()
+        yield
+        self.running = EmbeddedRedis.start(
+            self.folder, server=find_server(), max_memory_mb=64, previous=self.running.endpoint
+        )
+
+    def stop(self) -> None:
+        self.admin.close()
+        self.running.process.kill()
+        self.running.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    begun = Server(tmp_path / "redis")
+    yield begun
+    begun.stop()
+
+
+class Actor:
+    """Sends messages one after the other in a thread, patiently, as the real one does."""
+
+    def __init__(self, server: Server, run: RunConfig, make: MakeTrajectory) -> None:
+        keys = Keys(run.run_id)
+        self.state = RunStateStore(server.admin, keys)
+        self.state.initialise(run)
+        self.state.set_phase(Phase.ONLINE)
+        self.reports = Reports(server.admin, keys)
+        self.registry = CollectorRegistry()
+        self._client = connect(server.running.endpoint, reply_timeout_s=0.5)
+        writer = TrajectoryWriter(self._client, keys, run.spec, actor_id=0)
+        writer.register()
+        self.stop = StopSignal()
+        waiting = Patience("actor 0", self.stop, waits=WaitSeconds.register(self.registry, "actor"))
+        self.sent = 0
+        self.may_send = threading.Event()
+
+        def work() -> None:
+            for sequence in range(MESSAGES):
+                self.may_send.wait()
+                waiting.until_answered(lambda s=sequence: writer.append(make(s), want_steps=0))
+                self.sent += 1
+
+        self.thread = threading.Thread(target=work, daemon=True)
+
+    def waited(self, reason: str) -> float:
+        value = self.registry.get_sample_value("awac_wait_seconds_total", {"role": "actor", "reason": reason})
+        assert value is not None
+        return value
+
+    def close(self) -> None:
+        self.stop.set()
+        self.may_send.set()
+        self.thread.join(30)
+        self._client.close()
+
+
+def go_through(fault: Fault, reason: str, words: str, server: Server, run: RunConfig, make: MakeTrajectory,
+               wait_until: WaitUntil, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    """Bring a fault about while an actor sends; it waits, says for what, goes on by itself; the ledger is exact."""
+    caplog.set_level(logging.INFO)
+    actor = Actor(server, run, make)
+    actor.thread.start()
+    try:
+        with fault():
+            actor.may_send.set()
+            wait_until(lambda: actor.waited(reason) > 1.0, f"the actor to count its wait as {reason}")
+            assert actor.thread.is_alive()
+            assert actor.sent < MESSAGES
+        actor.thread.join(60)
+        assert actor.sent == MESSAGES
+    finally:
+        actor.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert any(text.startswith("actor 0 waits for Redis") and words in text for text in said), said
+    assert any("Redis answers again" in text for text in said)
+    state, (ledger,) = actor.reports.state_and_actors()
+    assert state.env_steps == ledger.stored_steps == 5 * MESSAGES
+    assert ledger.next_sequence == MESSAGES
+    for other in OUTAGE_REASONS:
+        if other not in (reason, "redis_loading", "redis_gone", "redis_silent"):
+            assert actor.waited(other) == 0
+
+
+def test_no_memory(server: Server, run_config: RunConfig, make_trajectory: MakeTrajectory, wait_until: WaitUntil,
+                   caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    go_through(lambda: no_memory(server.admin), "redis_memory", "--replay.max-memory-mb", server, run_config,
+               make_trajectory, wait_until, caplog)  # fmt: skip
+
+
+def test_a_paused_server(server: Server, run_config: RunConfig, make_trajectory: MakeTrajectory,
+                         wait_until: WaitUntil, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    pid = server.running.process.pid
+    go_through(lambda: paused(pid), "redis_silent", "paused or overloaded", server, run_config, make_trajectory,
+               wait_until, caplog)  # fmt: skip
+
+
+def test_a_server_that_was_killed(server: Server, run_config: RunConfig, make_trajectory: MakeTrajectory,
+                                  wait_until: WaitUntil, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    go_through(server.gone, "redis_gone", "nobody listens there", server, run_config, make_trajectory, wait_until,
+               caplog)  # fmt: skip
+
+
+def test_a_full_disk_and_a_kill_after_it(
+    tmp_path: Path, run_config: RunConfig, make_trajectory: MakeTrajectory, wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with small_disk(tmp_path / "disk") as disk:
+        server = Server(disk / "redis")
+        try:
+            go_through(lambda: full_disk(server.admin, disk), "redis_disk", "its disk is full", server, run_config,
+                       make_trajectory, wait_until, caplog)  # fmt: skip
+            before = RunStateStore(server.admin, Keys(run_config.run_id)).read()
+            time.sleep(1.5)  # the file is synced every second
+            with server.gone():
+                pass
+            assert RunStateStore(server.admin, Keys(run_config.run_id)).read() == before
+        finally:
+            server.stop()
+
+
+def test_a_server_that_starts_while_its_disk_is_full_says_so(tmp_path: Path) -> None:
+    from replay_service.errors import RedisUnavailable
+
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk)
+        with pytest.raises(RedisUnavailable, match="No space left"):
+            EmbeddedRedis.start(disk / "redis", server=find_server(), max_memory_mb=64)
+
+
+def test_a_request_without_a_reply_is_told_while_it_lasts(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
+) -> None:
+    """The process cannot speak while it waits for a socket; ten seconds must not pass in silence all the same."""
+    monkeypatch.setattr(patience, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(patience, "_NOTICE_PERIOD_S", 0.2)
+    caplog.set_level(logging.INFO)
+    client = connect(server.running.endpoint)  # 30 s for a reply
+    client.ping()
+    thread = threading.Thread(target=lambda: Patience("learner", StopSignal()).until_answered(client.ping), daemon=True)
+    with paused(server.running.process.pid):
+        thread.start()
+        wait_until(lambda: len(caplog.records) >= 2, "two lines in the log")
+        assert thread.is_alive()
+    thread.join(30)
+    for record in caplog.records[:2]:
+        assert record.getMessage().startswith("learner waits for Redis to reply (it is paused or overloaded")
+    client.close()
+
+
+def test_what_no_waiting_mends_is_no_outage() -> None:
+    for error in (
+        redis.exceptions.ResponseError("WRONGTYPE"),
+        redis.exceptions.NoPermissionError("NOPERM"),
+        redis.exceptions.AuthenticationError("WRONGPASS"),
+        redis.exceptions.DataError("ours"),
+    ):
+        assert outage_of(error) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (redis.exceptions.AuthenticationError("WRONGPASS"), "refused the credentials"),
+        (redis.exceptions.NoPermissionError("no rights"), "for want of rights"),
+    ],
+)
+def test_a_refusal_ends_a_role_with_a_message_and_code_2(
+    error: Exception, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        raise error
+
+    assert run_role(main) == 2
+    assert words in capsys.readouterr().err
+
+
+class TestFullDiskOfARole:
+    def test_a_file_is_written_once_there_is_room(self, tmp_path: Path, wait_until: WaitUntil) -> None:
+        registry = CollectorRegistry()
+        waits = WaitSeconds.register(registry, "learner", reasons=("disk",))
+        written: list[str | None] = []
+
+        def count() -> float:
+            return registry.get_sample_value("awac_wait_seconds_total", {"role": "learner", "reason": "disk"}) or 0.0
+
+        with small_disk(tmp_path / "disk") as disk:
+            filler = fill(disk)
+
+            def write() -> str:
+                (disk / "checkpoint").write_bytes(bytes(100_000))
+                return "written"
+
+            thread = threading.Thread(
+                target=lambda: written.append(wait_for_space(write, "learner", stop=StopSignal(), waits=waits))
+            )
+            thread.start()
+            wait_until(lambda: count() > 0, "the wait to be counted")
+            assert written == []
+            filler.unlink()
+            thread.join(30)
+        assert written == ["written"]
+
+    def test_another_error_is_not_waited_for(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            wait_for_space(lambda: (tmp_path / "none" / "x").write_bytes(b""), "learner", stop=StopSignal())
