@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from learner.config import PRESETS, LearnerConfig
+from learner.learner import available_cores, threads_for
 from replay_service.errors import ConfigError
 
 DOCUMENTED: dict[str, dict[str, Any]] = {
@@ -155,3 +156,11 @@ def test_more_target_critics_than_critics_are_refused() -> None:
 def test_bounds_themselves_are_allowed() -> None:
     LearnerConfig(discount=1.0, target_update_rate=0.0, policy_weight_decay=0.0, offline_fraction=0.0)
     LearnerConfig(discount=0.0, target_update_rate=1.0, offline_fraction=1.0, policy_hidden_sizes=(), n_step=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"batch_size": 256}, 1), ({"batch_size": 513}, None), ({"batch_size": 1024, "threads": 3}, 3)],
+)
+def test_small_batches_get_one_thread(changes: dict[str, Any], expected: int | None) -> None:
+    assert threads_for(LearnerConfig(**changes)) == (expected or available_cores())
