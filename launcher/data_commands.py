@@ -190,9 +190,8 @@ def replay_export(
     check_minari_name(output)
     with _replay_of(run) as (client, config):
         done = export_episodes(client, config, chosen, output, whole_only=whole_only)
-    print(
-        f"{output}: {done.episodes:,} episodes, {done.steps:,} steps; episodes of which a part is missing: {done.incomplete:,}"
-    )
+    missing = f"; episodes of which a part is missing: {done.incomplete:,}"
+    print(f"{output}: {done.episodes:,} episodes, {done.steps:,} steps{missing}")
     if done.damaged:
         print(f"damaged messages left out: {done.damaged:,}, see `launcher doctor`")
     return 0
