@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from replay_service.config import RunConfig
     from replay_service.redis_client import RedisClient
 
+_FILMED_EPISODES = 3
+
 
 def add_data_commands(app: App, dataset_app: App) -> None:
     """Register this module's commands."""
     app.command(plot)
+    app.command(video)
     dataset_app.command(dataset_inspect, name="inspect")
     replay_app = App(name="replay", help="Look into a run's replay buffer, while it is up or afterwards.")
     app.command(replay_app)
@@ -194,6 +197,44 @@ def replay_export(
     print(f"{output}: {done.episodes:,} episodes, {done.steps:,} steps{missing}")
     if done.damaged:
         print(f"damaged messages left out: {done.damaged:,}, see `launcher doctor`")
+    return 0
+
+
+def video(
+    run: Path | None = None, /, *, version: int | None = None, episodes: int | None = None, output: Path | None = None
+) -> int:
+    """Film the evaluator's own episodes as an MP4 in real time, the success flag drawn in.
+
+    Needs the extra `video`, and a renderer: EGL, else OSMesa; MUJOCO_GL chooses another.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    version
+        Policy version. Default: the newest that was evaluated. A run keeps the newest 64 evaluated versions, and the
+        newest of all.
+    episodes
+        How many of the evaluator's episodes, from its first seed on. Default: 3.
+    output
+        MP4 to write. Default: version-N.mp4 in the folder videos of the run directory.
+    """
+    from actors.config import EvaluatorConfig
+    from launcher.run_directory import find_run
+    from launcher.video import check_packages, film, pick_policy
+    from replay_service.config_file import load_role_config
+    from replay_service.keys import Keys
+
+    if output is not None and output.suffix.lower() != ".mp4":
+        raise ConfigError(f"--output: expected a file that ends in .mp4, got {output}")
+    check_packages()
+    directory = find_run(run)
+    evaluator = load_role_config(directory.config, "evaluator", EvaluatorConfig)
+    with _replay_of(directory.path) as (client, config):
+        chosen = pick_policy(client, Keys(config.run_id), version)
+    path = output or directory.videos / f"version-{chosen[0].version}.mp4"
+    wanted = min(_FILMED_EPISODES, evaluator.episodes) if episodes is None else episodes
+    print("\n".join(film(config, evaluator, chosen, path, episodes=wanted).lines()))
     return 0
 
 
