@@ -80,18 +80,20 @@ class Environment:
         self.env.close()
 
 
-def make_environment(env: str, *, max_episode_steps: int = 0) -> Environment:
+def make_environment(env: str, *, max_episode_steps: int = 0, render_mode: str | None = None) -> Environment:
     """Make the environment of a task or a gymnasium id.
 
     Args:
         env: pen, door, relocate, or a gymnasium id.
         max_episode_steps: time limit in steps; 0 takes the environment's own.
+        render_mode: of gymnasium, for an environment that is filmed; None never loads a renderer.
 
     Raises:
         EnvironmentUnknown: there is no such environment, it cannot be made, or its spaces are not flat boxes.
     """
     task = find_task(env)
-    made = _make(task.env_id if task else env, max_episode_steps or (task.max_episode_steps if task else None))
+    time_limit = max_episode_steps or (task.max_episode_steps if task else None)
+    made = _make(task.env_id if task else env, time_limit, render_mode)
     observation_dim = _flat_box(made.observation_space, f"{env}: observation space")
     action_dim = _flat_box(made.action_space, f"{env}: action space")
     low, high = made.action_space.low.astype(np.float64), made.action_space.high.astype(np.float64)
@@ -101,10 +103,12 @@ def make_environment(env: str, *, max_episode_steps: int = 0) -> Environment:
     return Environment(made, spec, task, low, high)
 
 
-def _make(env_id: str, max_episode_steps: int | None) -> Any:
+def _make(env_id: str, max_episode_steps: int | None, render_mode: str | None) -> Any:
     """An environment with a time limit: the given one, else its own, else the default."""
     try:
-        made = gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=max_episode_steps)
+        made = gymnasium.make(
+            env_id, disable_env_checker=True, max_episode_steps=max_episode_steps, render_mode=render_mode
+        )
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise EnvironmentUnknown(f"environment {env_id!r} needs a package that is not installed: {error}") from error
     except gymnasium.error.Error as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.environment import Environment
+from actors.environment import Environment, Step
 from actors.policy import NumpyPolicy
 
 
@@ -37,12 +37,23 @@ class Score:
     episode_length: float
 
 
-def run_episode(environment: Environment, policy: NumpyPolicy, seed: int) -> EpisodeScore:
-    """Play one episode with the mean action from a seeded start."""
+def run_episode(
+    environment: Environment, policy: NumpyPolicy, seed: int, watch: Callable[[Step | None], None] = lambda _step: None
+) -> EpisodeScore:
+    """Play one episode with the mean action from a seeded start.
+
+    Args:
+        environment: where.
+        policy: who.
+        seed: of the start.
+        watch: called after the reset with None, and after each step with it; a film looks at the environment there.
+    """
     observation = environment.reset(seed=seed)
+    watch(None)
     total, length, success_steps = 0.0, 0, 0
     while True:
         step = environment.step(policy.mean(observation))
+        watch(step)
         observation = step.observation
         total += step.reward
         length += 1

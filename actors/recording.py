@@ -139,7 +139,12 @@ def roll_out(
             _log.info("episode %d of %d", index + 1, episodes)
 
 
-def _load_policy(path: Path) -> NumpyPolicy:
+def load_policy(path: Path) -> NumpyPolicy:
+    """Read a policy file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
     try:
         return NumpyPolicy(wire.decode_policy_weights(path.read_bytes()))
     except OSError as error:
@@ -172,7 +177,7 @@ def main() -> int:
     if arguments.verb != "evaluate" and arguments.output is None:
         raise ConfigError(f"{arguments.verb}: expected --output, got none")
     environment = make_environment(arguments.env)
-    policies = [_load_policy(path) for path in arguments.policy]
+    policies = [load_policy(path) for path in arguments.policy]
     if arguments.verb == "evaluate":
         score = evaluate(environment, policies[0], episodes=arguments.episodes, first_seed=arguments.seed)
         result: object = asdict(score) if score else None

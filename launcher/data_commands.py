@@ -5,19 +5,34 @@ Heavy imports (matplotlib, h5py, MuJoCo) stay inside the commands.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from launcher.learning_curves import Axis, Metric
+from launcher.replay_filter import ReplayFilter
 from replay_service.errors import ConfigError
+
+if TYPE_CHECKING:
+    from replay_service.config import RunConfig
+    from replay_service.redis_client import RedisClient
+
+_FILMED_EPISODES = 3
 
 
 def add_data_commands(app: App, dataset_app: App) -> None:
     """Register this module's commands."""
     app.command(plot)
+    app.command(video)
     dataset_app.command(dataset_inspect, name="inspect")
+    replay_app = App(name="replay", help="Look into a run's replay buffer, while it is up or afterwards.")
+    app.command(replay_app)
+    replay_app.command(replay_ls, name="ls")
+    replay_app.command(replay_show, name="show")
+    replay_app.command(replay_export, name="export")
 
 
 def plot(
@@ -98,3 +113,138 @@ def dataset_inspect(source: str, /, *, env: str | None = None, plot: Path | None
 
         check_picture_name(plot, "--plot")
     return inspect(source, env=env, plot=plot, console=Console())
+
+
+def replay_ls(
+    run: Path | None = None,
+    /,
+    *,
+    chosen: Annotated[ReplayFilter, Parameter(name="*")] = ReplayFilter(),  # noqa: B008 - frozen
+    limit: int = 20,
+) -> int:
+    """List trajectories, the newest last, and say what all that fit are worth.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    limit
+        Most rows; 0 for all.
+    """
+    from rich.console import Console
+
+    from launcher.replay_contents import list_trajectories
+    from replay_service.config import require_at_least
+
+    require_at_least("--limit", limit, 0)
+    with _replay_of(run) as (client, config):
+        list_trajectories(client, config, chosen, limit=limit, console=Console())
+    return 0
+
+
+def replay_show(run: Path, entry: str, /, *, ends: int = 5) -> int:
+    """Show one trajectory: where it comes from, what it achieved, its first and last steps.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    entry
+        Its name in `launcher replay ls`.
+    ends
+        Steps shown from each end; 0 for all.
+    """
+    from rich.console import Console
+
+    from launcher.replay_contents import find_entry, show_trajectory
+    from replay_service.config import require_at_least
+
+    require_at_least("--ends", ends, 0)
+    with _replay_of(run) as (client, config):
+        show_trajectory(find_entry(client, config, entry), config, ends=ends, console=Console())
+    return 0
+
+
+def replay_export(
+    run: Path | None = None,
+    /,
+    *,
+    output: Path,
+    chosen: Annotated[ReplayFilter, Parameter(name="*")] = ReplayFilter(),  # noqa: B008 - frozen
+    whole_only: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Write episodes as a Minari dataset, which Minari loads and --dataset takes.
+
+    The parts of an episode are joined, and the conditions are put to episodes as a whole. What is left of an episode
+    whose other parts are missing (evicted, or not played to the end) is truncated where it stops.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    output
+        Minari directory to write; its name ends in a version, as in pen-online-v0.
+    whole_only
+        Leave episodes out of which a part is missing.
+    """
+    from launcher.replay_export import export_episodes
+    from replay_service.datasets import check_minari_name
+
+    check_minari_name(output)
+    with _replay_of(run) as (client, config):
+        done = export_episodes(client, config, chosen, output, whole_only=whole_only)
+    missing = f"; episodes of which a part is missing: {done.incomplete:,}"
+    print(f"{output}: {done.episodes:,} episodes, {done.steps:,} steps{missing}")
+    if done.damaged:
+        print(f"damaged messages left out: {done.damaged:,}, see `launcher doctor`")
+    return 0
+
+
+def video(
+    run: Path | None = None, /, *, version: int | None = None, episodes: int | None = None, output: Path | None = None
+) -> int:
+    """Film the evaluator's own episodes as an MP4 in real time, the success flag drawn in.
+
+    Needs the extra `video`, and a renderer: EGL, else OSMesa; MUJOCO_GL chooses another.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    version
+        Policy version. Default: the newest that was evaluated. A run keeps the newest 64 evaluated versions, and the
+        newest of all.
+    episodes
+        How many of the evaluator's episodes, from its first seed on. Default: 3.
+    output
+        MP4 to write. Default: version-N.mp4 in the folder videos of the run directory.
+    """
+    from actors.config import EvaluatorConfig
+    from launcher.run_directory import find_run
+    from launcher.video import check_packages, film, pick_policy
+    from replay_service.config_file import load_role_config
+    from replay_service.keys import Keys
+
+    if output is not None and output.suffix.lower() != ".mp4":
+        raise ConfigError(f"--output: expected a file that ends in .mp4, got {output}")
+    check_packages()
+    directory = find_run(run)
+    evaluator = load_role_config(directory.config, "evaluator", EvaluatorConfig)
+    with _replay_of(directory.path) as (client, config):
+        chosen = pick_policy(client, Keys(config.run_id), version)
+    path = output or directory.videos / f"version-{chosen[0].version}.mp4"
+    wanted = min(_FILMED_EPISODES, evaluator.episodes) if episodes is None else episodes
+    print("\n".join(film(config, evaluator, chosen, path, episodes=wanted).lines()))
+    return 0
+
+
+@contextmanager
+def _replay_of(run: Path | None) -> Iterator[tuple[RedisClient, RunConfig]]:
+    from launcher.run_connection import redis_of
+    from launcher.run_directory import find_run
+    from replay_service.config_file import load_run_config
+
+    directory = find_run(run)
+    config = load_run_config(directory.config)
+    with redis_of(directory, config) as client:
+        yield client, config

@@ -50,6 +50,11 @@ class RunDirectory:
         return self.path / "logs"
 
     @property
+    def videos(self) -> Path:
+        """Folder of the films that `launcher video` makes."""
+        return self.path / "videos"
+
+    @property
     def summary(self) -> Path:
         """What came out."""
         return self.path / "summary.json"

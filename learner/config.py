@@ -117,7 +117,7 @@ class LearnerConfig:
     keep_checkpoints: int = 3
     """Newest checkpoints that are kept."""
     threads: int = 0
-    """Threads of torch on the CPU. 0: one for batches up to 512, which more threads do not speed up, else one a core."""
+    """Threads of torch on the CPU. 0: one for batches up to 512, which more do not speed up, else one a core."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "offline_batch_size", "n_step", "num_critics", "num_target_critics",

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class DatasetCard:
     description: str
     provenance: Mapping[str, Any]
     """How the data were made, as JSON values."""
+    action_bounds: tuple[Sequence[float], Sequence[float]] = ((), ())
+    """(low, high) of the actions as they are stored, A values each; empty for -1 and 1."""
 
 
 def check_minari_name(directory: Path) -> None:
@@ -112,8 +114,11 @@ def _metadata(directory: Path, card: DatasetCard, episodes: int, steps: int, siz
         "total_episodes": episodes,
         "total_steps": steps,
         "data_format": "hdf5",
-        "observation_space": _box(card.observation_dim, float("inf")),
-        "action_space": _box(card.action_dim, 1.0),
+        "observation_space": _box([float("-inf")] * card.observation_dim, [float("inf")] * card.observation_dim),
+        "action_space": _box(
+            list(card.action_bounds[0]) or [-1.0] * card.action_dim,
+            list(card.action_bounds[1]) or [1.0] * card.action_dim,
+        ),
         "env_spec": card.env_spec,
         "dataset_id": _dataset_id(directory),
         "author": ["awac-online"],
@@ -125,10 +130,8 @@ def _metadata(directory: Path, card: DatasetCard, episodes: int, steps: int, siz
     }
 
 
-def _box(size: int, bound: float) -> str:
-    return json.dumps(
-        {"type": "Box", "dtype": "float32", "shape": [size], "low": [-bound] * size, "high": [bound] * size}
-    )
+def _box(low: list[float], high: list[float]) -> str:
+    return json.dumps({"type": "Box", "dtype": "float32", "shape": [len(low)], "low": low, "high": high})
 
 
 def _dataset_id(directory: Path) -> str:

@@ -1,0 +1,54 @@
+"""A run directory with real Redis data in it, made without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from launcher.experiment import ExperimentConfig
+from launcher.run_directory import RunDirectory
+from launcher.up import write_config
+from replay_service.config import RunConfig
+from replay_service.connection import connect
+from replay_service.datasets import OfflineDataset
+from replay_service.experience import Trajectory
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+from replay_service.redis_server import EmbeddedRedis, find_server
+from replay_service.run_state import Phase, RunStateStore
+from replay_service.seeding import seed
+from replay_service.trajectory_stream import TrajectoryWriter
+
+
+@contextmanager
+def made_run(path: Path, config: ExperimentConfig) -> Iterator[tuple[RunDirectory, RedisClient]]:
+    """Make the directory and start its Redis; the server is stopped, and its data stay, when the block ends."""
+    path.mkdir()
+    directory = RunDirectory(path)
+    write_config(config, directory)
+    server = EmbeddedRedis.start(path / "redis", server=find_server(), max_memory_mb=512)
+    server.endpoint.save(directory.connection)
+    client = connect(server.endpoint)
+    try:
+        yield directory, client
+        client.close()
+    finally:
+        server.stop()
+
+
+def fill_streams(client: RedisClient, run: RunConfig, online: Sequence[Trajectory], dataset: OfflineDataset | None
+                 ) -> None:  # fmt: skip
+    """Seed the run and append trajectories in order, each by the actor and with the sequence that it names."""
+    keys = Keys(run.run_id)
+    store = RunStateStore(client, keys)
+    store.initialise(run)
+    seed(client, keys, dataset)
+    store.set_phase(Phase.ONLINE)
+    writers: dict[int, TrajectoryWriter] = {}
+    for trajectory in online:
+        actor = trajectory.origin.actor_id
+        if actor not in writers:
+            writers[actor] = TrajectoryWriter(client, keys, run.spec, actor_id=actor)
+            writers[actor].register()
+        writers[actor].append(trajectory, want_steps=0)
