@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from launcher.display import percent
 from launcher.replay_filter import Origin, ReplayFilter, Worth, worth_of
+from launcher.wording import percent
 from replay_service.config import RunConfig
 from replay_service.episode_assembly import Stretch
 from replay_service.errors import ConfigError

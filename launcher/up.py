@@ -21,6 +21,7 @@ from launcher.run_directory import RunDirectory
 from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
 from launcher.wording import duration
+from replay_service import wandb_run
 from replay_service.access import role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import (
@@ -77,9 +78,12 @@ def check_inputs(run: RunConfig, *, with_dataset: bool) -> None:
     A run that is resumed has its data in Redis already; the files may be gone.
 
     Raises:
+        ConfigError: an extra that the settings need is not installed.
         DatasetError: a source is missing, unreadable or does not fit.
         RedisUnavailable: the named Redis does not answer or refuses the password.
     """
+    if run.wandb != wandb_run.OFF:
+        wandb_run.check_available()
     if run.redis_url:
         check(RedisEndpoint.from_url(run.redis_url, _password()))
     if with_dataset:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.config import EvaluatorConfig
-from launcher.display import percent
 from launcher.role_command import run_module
+from launcher.wording import percent
 from replay_service import wire
 from replay_service.config import RunConfig, require_between
 from replay_service.errors import ConfigError, WireError

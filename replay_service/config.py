@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
@@ -101,6 +102,9 @@ class RunConfig:
     """Interface of the Prometheus endpoints and of the service discovery."""
     discovery_port: int = 0
     """Port of the replay service's HTTP service discovery for Prometheus. 0: a free one."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Also log to Weights & Biases (extra `wandb`): offline writes below the run directory, to be sent later with
+    `wandb sync`; online needs the login of that service (WANDB_API_KEY)."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from replay_service.event_files import EventFiles
+from replay_service.points import Point, evaluation_point, learner_point, run_point
 from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
 from replay_service.run_state import Phase, RunState
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 SUMMARY_FILE = "summary.json"
 EVALUATIONS_FILE = "evaluations.csv"
@@ -101,14 +99,36 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+class PointSink(Protocol):
+    """Where points go: event files, a tracking service."""
+
+    def write(self, point: Point) -> None:
+        """Take a point."""
+
+    def close(self) -> None:
+        """Flush."""
+
+
 class Recorder:
     """Follows the reports in Redis and keeps the files up to date. Safe to restart: files are rebuilt from Redis."""
 
-    def __init__(self, run_dir: Path, reports: Reports, identity: RunIdentity) -> None:
+    def __init__(
+        self, run_dir: Path, reports: Reports, identity: RunIdentity, *, sinks: tuple[PointSink, ...] = ()
+    ) -> None:
+        """Open the event files.
+
+        Args:
+            run_dir: the run directory.
+            reports: where to read from.
+            identity: names of the run.
+            sinks: where points go besides the event files.
+        """
         self._run_dir = run_dir
         self._reports = reports
         self._identity = identity
-        self._writer = _open_event_files(run_dir / "tensorboard")
+        self._sinks: tuple[PointSink, ...] = (EventFiles(run_dir / "tensorboard"), *sinks)
+        self._last_report: LearnerReport | None = None
+        self._last_env_steps = -1
         self._evaluations: list[Evaluation] = []
         self._evaluation_cursor = "0-0"
         self._csv_is_due = False
@@ -121,8 +141,9 @@ class Recorder:
 
     def skip_recorded_reports(self) -> None:
         """Leave what earlier sessions recorded out of the event files, where it is already."""
-        for cursor, _report in self._reports.learner_reports():
+        for cursor, report in self._reports.learner_reports():
             self._report_cursor = cursor
+            self._last_report = report
         for cursor, evaluation in self._reports.evaluations():
             self._evaluation_cursor = cursor
             self._evaluations.append(evaluation)
@@ -135,15 +156,18 @@ class Recorder:
         for cursor, evaluation in found:
             self._evaluation_cursor = cursor
             self._evaluations.append(evaluation)
-            self._write_evaluation_events(evaluation)
+            self._log(evaluation_point(evaluation))
             self._csv_is_due = True
         if self._csv_is_due:
             self._write_csv()
             self._csv_is_due = False  # not before it is written: on a full disk this method is called again
         for cursor, report in self._reports.learner_reports(self._report_cursor):
             self._report_cursor = cursor
-            self._write_learner_events(report)
-        self._write_actor_events(state)
+            self._log(learner_point(report, self._last_report))
+            self._last_report = report
+        if state.env_steps != self._last_env_steps:
+            self._last_env_steps = state.env_steps
+            self._log(run_point(state, actors, unix_seconds=time.time()))
         summary = make_summary(
             self._identity,
             status,
@@ -156,8 +180,13 @@ class Recorder:
         write_json(self._run_dir / SUMMARY_FILE, summary)
 
     def close(self) -> None:
-        """Flush the event files."""
-        self._writer.close()
+        """Flush what was logged."""
+        for sink in self._sinks:
+            sink.close()
+
+    def _log(self, point: Point) -> None:
+        for sink in self._sinks:
+            sink.write(point)
 
     def _rates(self, state: RunState) -> tuple[float, float]:
         if state.online_grad_steps == 0 and state.env_steps == 0:
@@ -185,34 +214,6 @@ class Recorder:
             for evaluation in self._evaluations:
                 writer.writerow({**identity, **asdict(evaluation)})
         os.replace(partial, path)
-
-    def _write_evaluation_events(self, evaluation: Evaluation) -> None:
-        for name in ("success_any", "success_final", "success_fraction", "episode_return", "episode_length"):
-            value = getattr(evaluation, name)
-            if value is not None:
-                self._writer.add_scalar(f"eval/{name}", value, evaluation.env_steps, walltime=evaluation.unix_seconds)
-
-    def _write_learner_events(self, report: LearnerReport) -> None:
-        for name, value in {**report.metrics, "env_steps": float(report.env_steps)}.items():
-            self._writer.add_scalar(f"learner/{name}", value, report.grad_steps, walltime=report.unix_seconds)
-
-    def _write_actor_events(self, state: RunState) -> None:
-        if state.episodes:
-            self._writer.add_scalar("actor/success_rate", state.successes / state.episodes, state.env_steps)
-            self._writer.add_scalar("replay/online_transitions", state.retained_steps, state.env_steps)
-
-
-def _open_event_files(folder: Path) -> SummaryWriter:
-    # tensorboardX imports torch wherever it is installed and does not need it here: two seconds and 180 MB saved.
-    is_hidden = "torch" not in sys.modules
-    if is_hidden:
-        sys.modules["torch"] = None  # type: ignore[assignment] # makes `import torch` an ImportError
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if is_hidden:
-            del sys.modules["torch"]
-    return SummaryWriter(str(folder), flush_secs=10)
 
 
 def _recorded_seconds(path: Path) -> float:

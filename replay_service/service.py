@@ -6,12 +6,12 @@ import contextlib
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from replay_service import scripts
+from replay_service import scripts, wandb_run
 from replay_service.access import Role, role_endpoint
 from replay_service.config import RunConfig
 from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, check, connect
@@ -24,7 +24,7 @@ from replay_service.keys import Keys
 from replay_service.metrics import RunReader, register_run_metrics
 from replay_service.patience import Patience
 from replay_service.process import StopSignal, serve_metrics
-from replay_service.records import Recorder, RunIdentity
+from replay_service.records import PointSink, Recorder, RunIdentity
 from replay_service.redis_client import RedisClient
 from replay_service.redis_server import EmbeddedRedis, find_server
 from replay_service.reports import Reports
@@ -163,7 +163,7 @@ class ReplayService:
         self._files.opened.touch()
         reports = Reports(client, self._keys)
         identity = RunIdentity(self._run.run_id, self._run.env, self._run.preset, self._run.seed)
-        recorder = Recorder(self._files.run_dir, reports, identity)
+        recorder = Recorder(self._files.run_dir, reports, identity, sinks=self._open_sinks())
         if resumed:
             patiently(recorder.skip_recorded_reports)
         if not self._seed(client, state):
@@ -211,6 +211,13 @@ class ReplayService:
             return False
         self._patience.until_answered(lambda: state.set_phase(Phase.PRETRAINING))
         return True
+
+    def _open_sinks(self) -> tuple[PointSink, ...]:
+        run = self._run
+        if run.wandb == wandb_run.OFF:
+            return ()
+        shown = {name: value for name, value in asdict(run).items() if name != "redis_url"}
+        return (wandb_run.WandbRun(self._files.run_dir, run_id=run.run_id, mode=run.wandb, settings=shown),)
 
     def _start_discovery(self, client: RedisClient, endpoint: RedisEndpoint) -> DiscoveryServer:
         # Clients of their own: both answer from other threads.

@@ -110,13 +110,13 @@ def read_rows(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def take_events(run_dir: Path) -> list[tuple[str, int]]:
+def take_events(run_dir: Path, axis: str) -> list[tuple[str, int]]:
     """(tag, step) of every scalar in the event files, which are removed; their names change but once a second.
 
     A record is length, checksum, event, checksum.
     """
     found = []
-    for path in sorted((run_dir / "tensorboard").iterdir()):
+    for path in sorted((run_dir / "tensorboard" / axis).iterdir()):
         data, position = path.read_bytes(), 0
         while position < len(data):
             (length,) = struct.unpack_from("<Q", data, position)
@@ -282,7 +282,8 @@ class TestRecorder:
         self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path
     ) -> None:
         def report(version: int) -> None:
-            reports.add_evaluation(replace(EVALUATION, env_steps=10 * version), request_id=f"{version}-0")
+            judged = replace(EVALUATION, env_steps=10 * version, grad_steps=100 * version)
+            reports.add_evaluation(judged, request_id=f"{version}-0")
             metrics = {"policy_loss": 0.5}
             reports.add_learner_report(LearnerReport(100 * version, 10 * version, 1_700_000_000.0, metrics))
 
@@ -291,16 +292,18 @@ class TestRecorder:
             report(version)
             recorder.update(state.read(), [])
         recorder.close()
-        events = Counter(take_events(tmp_path))
+        axes = ("by_env_steps", "by_grad_steps")
+        events = {axis: Counter(take_events(tmp_path, axis)) for axis in axes}
         resumed = open_recorder()
         resumed.skip_recorded_reports()
         report(3)
         resumed.update(state.read(), [])
         resumed.close()
-        events.update(take_events(tmp_path))
+        for axis in axes:
+            events[axis].update(take_events(tmp_path, axis))
         for version in (1, 2, 3):
-            assert events["learner/policy_loss", 100 * version] == 1
-            assert events["learner/env_steps", 100 * version] == 1
-            assert events["eval/success_any", 10 * version] == 1
-            assert events["eval/success_final", 10 * version] == 0
-            assert events["eval/episode_return", 10 * version] == 1
+            for axis, step in (("by_env_steps", 10 * version), ("by_grad_steps", 100 * version)):
+                assert events[axis]["learner/policy_loss", step] == 1
+                assert events[axis]["eval/success_any", step] == 1
+                assert events[axis]["eval/success_final", step] == 0
+                assert events[axis]["eval/episode_return", step] == 1

@@ -1,0 +1,1 @@
+"""Our Grafana dashboards, as typed Python."""
