@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -275,6 +275,62 @@ def doctor(run: Path | None = None, /) -> int:
     bad = sum(not finding.sound for finding in findings)
     print(f"{directory.path}: " + (f"{bad} of {len(findings)} findings are BAD" if bad else "sound"))
     return _FAILURE_EXIT_CODE if bad else 0
+
+
+@app.command
+def chaos(
+    run: Path | None = None,
+    /,
+    *,
+    kill: Literal["actor", "learner", "replay", "redis", "evaluator", "ray-worker"],
+    every: str = "",
+    times: int = 0,
+    limit: str = "120s",
+    json: bool = False,
+) -> int:
+    """Kill a role of a running run for real and report how it mends; exit code 1 when it does not.
+
+    A line a drill: seconds until the role worked again; steps lost, doubled and unaccounted, counted again from the
+    data; success before and after.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    kill
+        What gets SIGKILL. Actors take turns; a ray-worker is the one above a pool of actors.
+    every
+        Kill again after this time (30s, 5m), until --times, Ctrl-C or the end of the run. Default: one kill.
+    times
+        Most kills with --every; 0: no end.
+    limit
+        Longest time until the role works again, and after that until the count is sound.
+    json
+        Print one JSON object a drill instead.
+    """
+    from launcher.chaos import check_restart_budget, parse_duration, run_drills
+    from launcher.experiment import LauncherConfig
+    from launcher.run_directory import find_run
+    from replay_service.config_file import load_role_config, load_run_config
+
+    directory = find_run(run)
+    every_s = parse_duration("--every", every) if every else None
+    if times < 0 or (times and every_s is None):
+        raise ConfigError(f"--times: expected 1 or more beside --every, got {times}")
+    if every_s is not None:
+        launcher = load_role_config(directory.config, "launcher", LauncherConfig)
+        check_restart_budget(kill, every_s, times or None, launcher)
+    passed = run_drills(
+        directory,
+        load_run_config(directory.config),
+        kill,
+        every_s=every_s,
+        times=times,
+        limit_s=parse_duration("--limit", limit),
+        as_json=json,
+        say=lambda text: print(text, flush=True),
+    )
+    return 0 if passed else _FAILURE_EXIT_CODE
 
 
 @dataset_app.command(name="demos")

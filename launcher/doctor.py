@@ -50,17 +50,19 @@ class Recount:
     steps: int = 0
     bad: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    doubled_steps: int = 0
     sequence_gaps: list[str] = field(default_factory=list)
     missing_positions: int = 0
     """Steps that lie between the positions of neighbouring entries: taken out as malformed, or lost."""
     by_actor: Counter[int] = field(default_factory=Counter)
+    origins: set[tuple[int, int, int]] = field(default_factory=set)
+    """Actor, epoch and sequence of every sound message."""
 
 
 def recount(client: RedisClient, stream: str, spec: ExperienceSpec, *, before: int | None = None) -> Recount:
     """Read a stream again and follow its sequences and positions; `before` ends the count at that position."""
     found = Recount()
     last_sequence: dict[tuple[int, int], int] = {}
-    seen: set[tuple[int, int, int]] = set()
     next_position: int | None = None
     for raw_id, fields in _entries(client, stream):
         entry = parse_entry(raw_id.decode(), fields, spec)
@@ -74,9 +76,10 @@ def recount(client: RedisClient, stream: str, spec: ExperienceSpec, *, before: i
         found.steps += steps
         found.by_actor[origin.actor_id] += steps
         name = f"actor {origin.actor_id} epoch {origin.epoch} sequence {origin.sequence}"
-        if (key := (origin.actor_id, origin.epoch, origin.sequence)) in seen:
+        if (key := (origin.actor_id, origin.epoch, origin.sequence)) in found.origins:
             found.doubled.append(name)
-        seen.add(key)
+            found.doubled_steps += steps
+        found.origins.add(key)
         previous = last_sequence.get(key[:2])
         if previous is not None and origin.sequence > previous + 1:
             found.sequence_gaps.append(f"{name} follows {previous}")

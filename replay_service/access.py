@@ -2,8 +2,8 @@
 
     user            reads                                  writes
     --------------  -------------------------------------  -----------------------------------------------------------
-    awac-actor      run, weights                           counters, online, actors, actor:*, endpoints
-    awac-evaluator  run, weights, evaluation_requests      evaluations, evaluation_counters, endpoints
+    awac-actor      run, weights                           counters, online, actors, actor:*, endpoints, processes
+    awac-evaluator  run, weights, evaluation_requests      evaluations, evaluation_counters, endpoints, processes
     awac-learner    the run's keys                         the same, without seed and seed_info
     awac-replay     the run's keys                         the same
     awac            everything (the launcher, the doctor)  everything
@@ -87,7 +87,7 @@ def rights(role: Role, run_id: str) -> str:
         return " ".join(f"~{_pattern(name)}" for name in names)
 
     actor_hashes = _pattern(keys.actor(0)).removesuffix("0") + "*"
-    endpoint = f"(-@all +hset +hdel {writable(keys.endpoints)})"
+    endpoint = f"(-@all +hset +hdel {writable(keys.endpoints, keys.processes)})"
     match role:
         case Role.ACTOR:
             counted = f"{writable(keys.counters, keys.online, keys.actors)} ~{actor_hashes}"
@@ -107,7 +107,7 @@ def rights(role: Role, run_id: str) -> str:
         case Role.LEARNER:
             own = writable(
                 keys.run, keys.counters, keys.online, keys.quarantine, keys.weights, keys.evaluation_requests,
-                keys.learner_reports, keys.endpoints,
+                keys.learner_reports, keys.endpoints, keys.processes,
             )  # fmt: skip
             return (
                 f"{_CONNECTION} {_SCRIPTS} +hget +hgetall +get +xread +xrange %R~{everything} "

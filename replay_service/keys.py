@@ -17,6 +17,7 @@
     actors               set      actors (register.lua)    service, launcher    the run
     actor:<index>        hash     actors (Lua)             service, launcher    the run (ledger, lease, last seen)
     endpoints            hash     every process            service discovery    the run
+    processes            hash     every process, service   launcher chaos       the run (host, process id, start)
 
 All carry the hash tag `{<run_id>}`, so that a run stays in one slot of a Redis Cluster, as its scripts need.
 """
@@ -109,6 +110,11 @@ class Keys:
     def endpoints(self) -> str:
         """Hash: process name -> host:port of its Prometheus endpoint."""
         return self._key("endpoints")
+
+    @property
+    def processes(self) -> str:
+        """Hash: process name -> which process plays that role, see `process_identity.py`."""
+        return self._key("processes")
 
     def actor(self, actor_id: int) -> str:
         """Hash of one actor: epoch, next sequence, ledger, lease, last seen."""

@@ -14,6 +14,7 @@ from replay_service.config import RunConfig
 from replay_service.errors import RunDirectoryError, SpecMismatch
 from replay_service.experience import WIRE_VERSION
 from replay_service.keys import Keys
+from replay_service.process_identity import ProcessIdentity
 from replay_service.redis_client import RedisClient
 
 _ACTORS_COUNT = (
@@ -207,8 +208,18 @@ class RunStateStore:
         self._client.hincrby(self._keys.run, "learner_restarts", 1)
 
     def publish_endpoint(self, process: str, address: str) -> None:
-        """Tell service discovery where a process serves its metrics (`host:port`)."""
+        """Tell service discovery where this process serves its metrics (`host:port`), and which process it is."""
         self._client.hset(self._keys.endpoints, process, address)
+        self.publish_process(process, ProcessIdentity.own())
+
+    def publish_process(self, name: str, process: ProcessIdentity) -> None:
+        """Tell which process plays a role."""
+        self._client.hset(self._keys.processes, name, process.to_json())
+
+    def processes(self) -> dict[str, ProcessIdentity]:
+        """Role ('learner', 'actor-3', 'redis') -> the process that played it last."""
+        found = self._client.hgetall(self._keys.processes)
+        return {name.decode(): ProcessIdentity.from_json(text) for name, text in sorted(found.items())}
 
     def withdraw_endpoint(self, process: str) -> None:
         """Remove a process from service discovery."""

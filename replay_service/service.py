@@ -24,6 +24,7 @@ from replay_service.keys import Keys
 from replay_service.metrics import RunReader, register_run_metrics
 from replay_service.patience import Patience
 from replay_service.process import StopSignal, serve_metrics
+from replay_service.process_identity import ProcessIdentity
 from replay_service.records import PointSink, Recorder, RunIdentity
 from replay_service.redis_client import RedisClient
 from replay_service.redis_server import EmbeddedRedis, find_server
@@ -34,6 +35,7 @@ from replay_service.waits import WaitSeconds
 
 NO_DATASET = "none"
 _PROCESS_NAME = "replay"
+_REDIS_NAME = "redis"
 _PERIOD_S = 1.0
 _OUTAGE_S = 5.0
 
@@ -161,6 +163,7 @@ class ReplayService:
         if resumed is None:
             return  # asked to stop while Redis did not answer
         self._files.opened.touch()
+        self._publish_redis(state)
         reports = Reports(client, self._keys)
         identity = RunIdentity(self._run.run_id, self._run.env, self._run.preset, self._run.seed)
         recorder = Recorder(self._files.run_dir, reports, identity, sinks=self._open_sinks())
@@ -192,7 +195,7 @@ class ReplayService:
             )
 
         while not self._stop.wait(_PERIOD_S):
-            self._revive_redis()
+            self._revive_redis(state)
             self._patience.until_answered(lambda: tick("running"))
         discovery.stop()
         with contextlib.suppress(*FAREWELL_ERRORS):
@@ -242,10 +245,16 @@ class ReplayService:
         self._patience.until_answered(lambda: client.hset(self._keys.run, "discovery", discovery.address))
         return discovery
 
-    def _revive_redis(self) -> None:
+    def _publish_redis(self, state: RunStateStore) -> None:
+        if self._redis is not None:
+            state.publish_process(_REDIS_NAME, ProcessIdentity.of(self._redis.process.pid))
+
+    def _revive_redis(self, state: RunStateStore) -> None:
         if self._redis is None or self._redis.process.poll() is None:
             return
         _log.error("Redis ended with code %s; starting it again on its data", self._redis.process.returncode)
         began = time.monotonic()
         self._redis = self._start_redis(self._redis.endpoint)
+        with contextlib.suppress(*FAREWELL_ERRORS):
+            self._publish_redis(state)
         _log.info("Redis is back after %.1f s", time.monotonic() - began)

@@ -1,0 +1,120 @@
+"""`launcher chaos`: crash drills on a run that is up, a line a drill."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+
+from launcher.drill import Drill, LiveRun, Role, execute
+from launcher.experiment import LauncherConfig
+from launcher.run_directory import RunDirectory
+from launcher.wording import percent
+from replay_service.config import RunConfig
+from replay_service.errors import ConfigError, RunDirectoryError
+
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PAUSE_S = 0.2
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Read '30s', '1.5m', '2h' or plain seconds.
+
+    Raises:
+        ConfigError: the text is none of them, or not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"{option}: expected a time like 30s, 5m or 1h, got {text!r}")
+    return seconds
+
+
+def check_restart_budget(role: Role, every_s: float, times: int | None, launcher: LauncherConfig) -> None:
+    """Refuse drills that the run would answer, rightly, by giving up.
+
+    Raises:
+        ConfigError: they come faster than the run may replace a role.
+    """
+    if role == "redis":
+        return  # the replay service starts it again as often as it takes
+    fitting = int(launcher.restart_window_s / every_s) + 1
+    planned = fitting if times is None else min(times, fitting)
+    if planned > launcher.max_restarts:
+        slowest = launcher.restart_window_s / max(1, launcher.max_restarts)
+        raise ConfigError(
+            f"--every: {planned} kills within {launcher.restart_window_s:.0f} s, but the run replaces a role at most "
+            f"{launcher.max_restarts} times in that time and then ends: kill every {slowest + 1:.0f}s, give --times "
+            f"{launcher.max_restarts}, or start the run with a larger --launcher.max-restarts"
+        )
+
+
+def line(drill: Drill) -> str:
+    """One drill in words."""
+    audit = drill.audit
+    back = f"works again after {drill.back_after_s:.1f} s ({drill.shown_by})" if drill.back_after_s is not None else ""
+    steps = (
+        f"steps lost {audit.lost_steps}, doubled {audit.doubled_steps}, unaccounted {audit.unaccounted_steps}; "
+        f"success {percent(drill.success_before)} before, {percent(drill.success_after)} after"
+    )
+    verdict = "ok " if drill.passed else "BAD"
+    bad = "".join(f"; {text}" for text in audit.bad_findings)
+    return f"{verdict}  drill {drill.number}: {drill.killed} {back or 'NOT BACK: ' + drill.shown_by}; {steps}{bad}"
+
+
+def run_drills(
+    directory: RunDirectory,
+    config: RunConfig,
+    role: Role,
+    *,
+    every_s: float | None,
+    times: int,
+    limit_s: float,
+    as_json: bool,
+    say: Callable[[str], None],
+) -> bool:
+    """Kill, wait, count; again until `times`, the end of the run, or Ctrl-C.
+
+    Args:
+        directory: of a run that is up.
+        config: its configuration.
+        role: what to kill.
+        every_s: from one kill to the next; None for a single drill.
+        times: most drills; 0 for no end.
+        limit_s: see `drill.execute`.
+        as_json: say one JSON object a drill, and nothing else.
+        say: prints a line.
+
+    Returns:
+        Whether every drill passed.
+
+    Raises:
+        ConfigError, RunDirectoryError: there is nothing that may be killed.
+    """
+    if directory.holder() is None:
+        raise RunDirectoryError(f"{directory.path} is not running: drills need a run that is up (`launcher up`)")
+    run = LiveRun(directory, config)
+    passed, number = True, 0
+    try:
+        while True:
+            began = time.monotonic()
+            drill = execute(run, role, number, limit_s=limit_s, say=_silent if as_json else say)
+            say(json.dumps(drill.to_json()) if as_json else line(drill))
+            passed, number = passed and drill.passed, number + 1
+            if every_s is None or number == times or drill.run_ended:
+                return passed
+            while time.monotonic() - began < every_s:
+                time.sleep(_PAUSE_S)
+                if directory.holder() is None:
+                    print("the run has ended", file=sys.stderr)
+                    return passed
+    except KeyboardInterrupt:
+        return passed
+    finally:
+        run.close()
+
+
+def _silent(_text: str) -> None:
+    pass

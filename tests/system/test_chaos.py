@@ -1,0 +1,134 @@
+"""`launcher chaos` kills each role of a run for real; nothing is lost, nothing doubles, the run goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from launcher.drill import ROLES
+from learner.checkpoint import CheckpointStore
+from learner.config import LearnerConfig
+from learner.networks import PublicationStamp, export_policy
+from learner.update import make_state, published_policy
+from replay_service.config_file import load_role_config, load_run_config
+from replay_service.connection import RedisEndpoint, connect
+from replay_service.keys import Keys
+from replay_service.policy_weights import PolicyWeights
+from replay_service.process_identity import ProcessIdentity
+from replay_service.run_state import Phase, RunStateStore
+from replay_service.weights_channel import WeightsChannel
+from tests.system.conftest import Start
+from tests.system.launching import SMALL_PEN, Launched, processes_of, role_pids
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def launcher(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "launcher", *map(str, arguments)], capture_output=True, text=True, timeout=400
+    )
+
+
+def drill(run: Launched, role: str) -> dict[str, Any]:
+    done = launcher("chaos", run.run_dir, "--kill", role, "--json", "--limit", "150s")
+    assert done.returncode == 0, f"{role}: {done.stdout}{done.stderr}\n{run.output}\n{run.logs()}"
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_every_role_is_killed_in_turn_and_the_run_goes_on_to_its_budget(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "100000", "--utd-ratio", "0.5")
+    run.wait_until(lambda s: s.env_steps >= 600 and s.evaluations_done >= 1)
+    for role in ROLES:
+        before = processes_of(run.run_dir)
+        found = drill(run, role)
+        assert found["back_after_s"] > 0
+        assert found["audit"] == {"lost_steps": 0, "doubled_steps": 0, "unaccounted_steps": 0, "bad_findings": []}
+        assert found["success_before"] is not None
+        assert not ProcessIdentity.of(found["pid"]).is_alive or found["pid"] not in before, role
+    state = run.state()
+    assert state.actor_restarts >= 2  # the actor alone, and those of the Ray worker
+    assert state.learner_restarts == 1
+
+    done = launcher("down", run.run_dir)
+    assert done.returncode == 0, done.stderr
+    assert run.wait(60) == 0
+    budget = run.summary()["env_steps"] + 400
+    resumed = start("--restart-behavior", "resume", "--num-env-steps", str(budget))
+    assert resumed.wait() == 0, resumed.output + resumed.logs()
+    summary = resumed.summary()
+    assert summary["status"] == "finished"
+    assert summary["env_steps"] == budget
+    assert summary["unaccounted_steps"] == 0
+    examined = launcher("doctor", run.run_dir)
+    assert examined.returncode == 0, examined.stdout
+
+
+def checkpointed_policy(run_dir: Path, version: int) -> dict[int, PolicyWeights]:
+    """What each checkpoint of a run would publish, by its gradient steps."""
+    config = load_role_config(run_dir / "config.toml", "learner", LearnerConfig)
+    spec = load_run_config(run_dir / "config.toml").spec
+    found = {}
+    for folder in (run_dir / "checkpoints").glob("step-*"):
+        steps = int(folder.name.partition("-")[2])
+        state = make_state(config, spec, seed=1, device=torch.device("cpu"))
+        alone = run_dir / "alone" / folder.name
+        alone.mkdir(parents=True)
+        (alone / folder.name).symlink_to(folder.resolve())
+        assert CheckpointStore(alone, spec=spec, config=config).restore(state) is not None
+        found[steps] = export_policy(published_policy(state), PublicationStamp(version, steps, 0, time.time()))
+    return found
+
+
+def arrays_of(policy: PolicyWeights) -> list[bytes]:
+    return [array.tobytes() for array in (*policy.weights, *policy.biases, policy.log_std)]
+
+
+def test_a_killed_learner_publishes_the_policy_of_its_checkpoint(start: Start) -> None:
+    options = ("--learner.keep-checkpoints", "100", "--learner.publish-every-grad-steps", "50")
+    run = start(*SMALL_PEN, *options, "--num-env-steps", "100000")
+    run.wait_until(lambda s: s.phase is Phase.ONLINE and s.grad_steps > 300)
+    client = connect(RedisEndpoint.load(run.run_dir / "redis" / "connection.json"), reply_timeout_s=5.0)
+    keys = Keys(load_run_config(run.run_dir / "config.toml").run_id)
+    store, channel = RunStateStore(client, keys), WeightsChannel(client, keys)
+    learner = store.processes()["learner"]
+    assert [learner.pid] == role_pids(run.run_dir, "learner")
+    assert learner.kill()
+    while learner.is_alive:
+        time.sleep(0.001)
+    last = store.read().policy_version
+    deadline = time.monotonic() + 120
+    while (published := channel.fetch()) is None or published.version == last:
+        assert time.monotonic() < deadline, run.logs()
+        time.sleep(0.005)
+    run.process.send_signal(signal.SIGINT)
+    assert published.version == last + 1
+    saved = checkpointed_policy(run.run_dir, published.version)
+    assert published.grad_steps in saved
+    assert arrays_of(published) == arrays_of(saved[published.grad_steps])
+    assert run.wait(90) == 0
+
+
+def test_what_cannot_be_drilled_is_told_in_one_line(start: Start, tmp_path: Path) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "600")
+    assert run.wait() == 0, run.output
+    for arguments, expected in (
+        ((run.run_dir, "--kill", "learner"), "is not running"),
+        ((tmp_path / "nowhere", "--kill", "learner"), "holds no run"),
+        ((run.run_dir, "--kill", "gardener"), "gardener"),
+        ((run.run_dir, "--kill", "actor", "--every", "soon"), "expected a time like 30s"),
+        ((run.run_dir, "--kill", "actor", "--every", "10s"), "--every: 61 kills within 600 s"),
+        ((run.run_dir, "--kill", "actor", "--times", "3"), "beside --every"),
+    ):
+        done = launcher("chaos", *arguments)
+        assert done.returncode == 2, done.stdout
+        assert expected in done.stderr + done.stdout
+        assert "Traceback" not in done.stderr
