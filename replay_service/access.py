@@ -107,7 +107,7 @@ def rights(role: Role, run_id: str) -> str:
         case Role.LEARNER:
             own = writable(
                 keys.run, keys.counters, keys.online, keys.quarantine, keys.weights, keys.evaluation_requests,
-                keys.learner_reports, keys.endpoints, keys.processes,
+                keys.learner_reports, keys.publications, keys.endpoints, keys.processes,
             )  # fmt: skip
             return (
                 f"{_CONNECTION} {_SCRIPTS} +hget +hgetall +get +xread +xrange %R~{everything} "
