@@ -27,6 +27,7 @@ def add_data_commands(app: App, dataset_app: App) -> None:
     """Register this module's commands."""
     app.command(plot)
     app.command(video)
+    app.command(report)
     dataset_app.command(dataset_inspect, name="inspect")
     replay_app = App(name="replay", help="Look into a run's replay buffer, while it is up or afterwards.")
     app.command(replay_app)
@@ -235,6 +236,31 @@ def video(
     path = output or directory.videos / f"version-{chosen[0].version}.mp4"
     wanted = min(_FILMED_EPISODES, evaluator.episodes) if episodes is None else episodes
     print("\n".join(film(config, evaluator, chosen, path, episodes=wanted).lines()))
+    return 0
+
+
+def report(run: Path | None = None, /, *, output: Path | None = None) -> int:
+    """Write one HTML page about a run: configuration, curves, throughput, ledger, restarts, evaluations, videos.
+
+    The page holds everything in itself: it can be sent by mail, and opens without a network.
+
+    Parameters
+    ----------
+    run
+        The run directory, up or stopped. Default: the run that was started last in this folder.
+    output
+        File to write. Default: report.html in the run directory.
+    """
+    import sys
+
+    from launcher.report import write_report
+    from launcher.run_directory import find_run
+
+    directory = find_run(run)
+    path = output or directory.path / "report.html"
+    for missing in write_report(directory, path):
+        print(missing, file=sys.stderr)
+    print(path)
     return 0
 
 

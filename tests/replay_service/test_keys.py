@@ -5,7 +5,7 @@ import inspect
 from replay_service import keys as keys_module
 from replay_service.keys import Keys
 
-PROPERTIES = [name for name, member in inspect.getmembers(Keys) if isinstance(member, property)]
+PROPERTIES = [name for name, member in inspect.getmembers(Keys) if isinstance(member, property) and name != "state"]
 
 
 def all_keys(keys: Keys) -> list[str]:
