@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from launcher.snapshot import Snapshot
-from launcher.wording import age, mebibytes, percent
+from launcher.wording import age, counted, mebibytes, percent
 from replay_service.run_state import Phase
 
 _MEMORY_RATIO = 0.85
@@ -30,7 +30,8 @@ def _about_redis(snapshot: Snapshot) -> Iterator[str]:
         )
     state = snapshot.state
     if state.quarantined_messages:
-        yield f"{state.quarantined_messages:,} messages ({state.quarantined_steps:,} steps) are in quarantine"
+        messages, steps = counted(state.quarantined_messages, "message"), counted(state.quarantined_steps, "step")
+        yield f"in quarantine: {messages} ({steps})"
 
 
 def _about_actors(snapshot: Snapshot) -> Iterator[str]:
@@ -39,15 +40,15 @@ def _about_actors(snapshot: Snapshot) -> Iterator[str]:
         silent = [actor.actor_id for actor in snapshot.actors if not snapshot.is_alive(actor)]
         if silent:
             named = ", ".join(map(str, silent[:8])) + (", ..." if len(silent) > 8 else "")
-            yield f"{len(silent)} of {len(snapshot.actors)} actors are silent: {named}"
+            yield f"silent: {len(silent)} of {counted(len(snapshot.actors), 'actor')} ({named})"
     if state.actor_restarts:
-        yield f"{state.actor_restarts} actors were replaced after a crash"
+        yield f"actors crashed and were replaced: {counted(state.actor_restarts, 'restart')}"
 
 
 def _about_learner(snapshot: Snapshot) -> Iterator[str]:
     state, report = snapshot.state, snapshot.report
     if state.learner_restarts:
-        yield f"the learner was started again {state.learner_restarts} times"
+        yield f"the learner crashed and was replaced: {counted(state.learner_restarts, 'restart')}"
     if report is None or state.phase not in (Phase.PRETRAINING, Phase.ONLINE):
         return
     silence = snapshot.unix_seconds - report.unix_seconds

@@ -14,7 +14,7 @@ from rich.text import Text
 from launcher.concerns import concerns
 from launcher.rates import BAR_SECONDS, Rates, rate_history
 from launcher.snapshot import RedisMemory, Snapshot
-from launcher.wording import age, describe_trend, duration, mebibytes, percent, rate, sparkline, waits
+from launcher.wording import age, counted, describe_trend, duration, mebibytes, percent, rate, sparkline, waits
 from replay_service.reports import ActorLedger, Evaluation
 from replay_service.run_state import Phase
 
@@ -166,7 +166,7 @@ def _describe_actors(snapshot: Snapshot) -> str:
     text = f"{snapshot.actors_alive} of {len(snapshot.actors)} alive, {state.episodes:,} episodes"
     if state.episodes:
         text += f", {percent(state.successes / state.episodes)} successful"
-    return text + (f", {state.actor_restarts} restarts" if state.actor_restarts else "")
+    return text + (f", {counted(state.actor_restarts, 'restart')}" if state.actor_restarts else "")
 
 
 def evaluation_table(evaluations: list[Evaluation]) -> Table:

@@ -43,7 +43,7 @@ class Display:
         self._title = title
         self._console = console
         self._clock = clock
-        self._rates = Rates()
+        self.rates = Rates()
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._last_line = -_PLAIN_PERIOD_S
         self._shown_phase: Phase | None = None
@@ -76,12 +76,12 @@ class Display:
 
     def show(self, snapshot: Snapshot) -> None:
         """Show the run as it is now."""
-        self._rates.update(snapshot)
+        self.rates.update(snapshot)
         if self._live is not None:
-            self._live.update(Dashboard(snapshot, self._rates, self._title, self.notice))
+            self._live.update(Dashboard(snapshot, self.rates, self._title, self.notice))
             return
         now = self._clock()
         if now - self._last_line >= _PLAIN_PERIOD_S or snapshot.state.phase is not self._shown_phase:
             self._last_line = now
             self._shown_phase = snapshot.state.phase
-            self.say(plain_line(snapshot, self._rates, self.notice))
+            self.say(plain_line(snapshot, self.rates, self.notice))

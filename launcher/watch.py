@@ -50,7 +50,7 @@ def watch_run(directory: RunDirectory, console: Console, *, once: bool) -> int:
     except KeyboardInterrupt:
         return 0
     if last is not None and console.is_terminal:
-        console.print(Dashboard(last, Rates(), title))
+        console.print(Dashboard(last, display.rates, title))
     console.print(f"{directory.path} is down", highlight=False, soft_wrap=True)
     return 0
 

@@ -38,6 +38,11 @@ def rate(value: float) -> str:
     return f"{value:.1f}" if 0 < value < 10 else f"{value:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it must be: '1 restart', '2 restarts'."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def mebibytes(value: int) -> str:
     """Bytes as whole MiB, without the unit."""
     return f"{value / 2**20:,.0f}"

@@ -172,7 +172,6 @@ def _run_variable() -> JsonObject:
         "label": "Run",
         "type": "query",
         "datasource": _DATASOURCE,
-        "definition": expression,
         "query": {"query": expression, "refId": "run_id"},
         "refresh": 2,  # whenever the time range changes, so that a new run appears
         "sort": 2,  # names end in the time: the newest run of a name comes first
@@ -186,6 +185,10 @@ def _link(title: str, uid: str) -> JsonObject:
     return {
         "title": title,
         "type": "link",
+        "icon": "dashboard",
+        "tooltip": "",
+        "tags": [],
+        "asDropdown": False,
         "url": f"/d/{uid}",
         "includeVars": True,
         "keepTime": True,

@@ -96,11 +96,12 @@ def test_silent_and_restarted_and_slow_actors_come_first() -> None:
 
 WARNINGS: list[tuple[str, Callable[[Snapshot], Snapshot]]] = [
     ("Redis uses 3,900 of 4,096 MiB", lambda s: replace(s, memory=RedisMemory(3_900 * 2**20, 4_096 * 2**20))),
-    ("3 messages (600 steps) are in quarantine", lambda s: replace(
+    ("in quarantine: 3 messages (600 steps)", lambda s: replace(
         s, state=replace(s.state, quarantined_messages=3, quarantined_steps=600))),
-    ("1 of 2 actors are silent: 1", lambda s: replace(s, actors=[actor(0), actor(1, seen_s=NOW - 60)])),
-    ("2 actors were replaced", lambda s: replace(s, state=replace(s.state, actor_restarts=2))),
-    ("the learner was started again 1 times", lambda s: replace(s, state=replace(s.state, learner_restarts=1))),
+    ("silent: 1 of 2 actors (1)", lambda s: replace(s, actors=[actor(0), actor(1, seen_s=NOW - 60)])),
+    ("actors crashed and were replaced: 2 restarts", lambda s: replace(s, state=replace(s.state, actor_restarts=2))),
+    ("the learner crashed and was replaced: 1 restart", lambda s: replace(
+        s, state=replace(s.state, learner_restarts=1))),
     ("the learner has not reported for 2:00", lambda s: replace(
         s, report=replace(s.reports[-1], unix_seconds=NOW - 120))),
     ("the learner is starved: it waits 95 %", lambda s: replace(
