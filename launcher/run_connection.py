@@ -52,6 +52,7 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
             server=find_server(config.replay.server_path),
             max_memory_mb=config.replay.max_memory_mb,
             previous=endpoint,
+            keep_port=False,
         )
         try:
             yield connect(server.endpoint)

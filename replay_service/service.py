@@ -21,7 +21,7 @@ from replay_service.errors import ConfigError, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.metrics import register_run_metrics
 from replay_service.patience import Patience
-from replay_service.process import StopSignal, serve_metrics
+from replay_service.process import RESTARTED_VARIABLE, StopSignal, serve_metrics
 from replay_service.process_identity import ProcessIdentity
 from replay_service.records import Recorder, RunIdentity
 from replay_service.redis_client import RedisClient
@@ -127,7 +127,9 @@ class ReplayService:
             endpoint = RedisEndpoint.from_url(self._run.redis_url, os.environ.get("AWAC_REDIS_PASSWORD", ""))
             _log.info("using Redis %s at %s", check(endpoint), endpoint.url)
         else:
-            self._redis = self._start_redis(self._previous_endpoint())
+            # Whoever was started before a crash of this process waits at the old port; after a whole start nobody does.
+            restarted = os.environ.get(RESTARTED_VARIABLE) == "1"
+            self._redis = self._start_redis(self._previous_endpoint(), keep_port=restarted)
             endpoint = self._redis.endpoint
         endpoint.save(self._files.connection)
         return endpoint
@@ -135,7 +137,7 @@ class ReplayService:
     def _previous_endpoint(self) -> RedisEndpoint | None:
         return RedisEndpoint.load(self._files.connection) if self._files.connection.exists() else None
 
-    def _start_redis(self, previous: RedisEndpoint | None) -> EmbeddedRedis:
+    def _start_redis(self, previous: RedisEndpoint | None, *, keep_port: bool) -> EmbeddedRedis:
         replay = self._run.replay
         return EmbeddedRedis.start(
             self._files.redis_dir,
@@ -143,6 +145,7 @@ class ReplayService:
             max_memory_mb=replay.max_memory_mb,
             port=replay.port,
             previous=previous,
+            keep_port=keep_port,
         )
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
@@ -228,7 +231,7 @@ class ReplayService:
             return
         _log.error("Redis ended with code %s; starting it again on its data", self._redis.process.returncode)
         began = time.monotonic()
-        self._redis = self._start_redis(self._redis.endpoint)
+        self._redis = self._start_redis(self._redis.endpoint, keep_port=True)
         with contextlib.suppress(*TRANSIENT_ERRORS):
             self._publish_redis(state)
         _log.info("Redis is back after %.1f s", time.monotonic() - began)
