@@ -106,7 +106,7 @@ class EmbeddedRedis:
         password = previous.password if previous is not None else secrets.token_urlsafe(32)
         if previous is not None:
             last_port = int(previous.url.rpartition(":")[2])
-            # Unless the last server is known to have ended, its port is tried, and the start fails if it is still there.
+            # Unless the last server is known to have ended, its port is tried: the start fails if it is still there.
             movable = not port and not keep_port and _last_server_ended(folder)
             if movable and _is_taken(last_port):
                 port = _free_port()

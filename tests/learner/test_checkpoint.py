@@ -137,8 +137,9 @@ class TestProof:
         store.restore(fresh_state(seed=99))
         proof = store.record_proof(stream_position=48)
         assert proof is not None
-        assert set(proof.tensors) == {"policy", "critics", "targets", "policy_optimizer", "critic_optimizer"}
-        assert sum(proof.tensors.values()) == len(every_tensor(fresh_state())) - 1 + 3 * (7 + 6)
+        optimizers = {"policy_optimizer", "critic_optimizer"}
+        assert set(proof.tensors) == {"generator", "policy", "critics", "targets", *optimizers}
+        assert sum(proof.tensors.values()) == len(every_tensor(fresh_state())) + 3 * (7 + 6)
         assert proof.generator
         assert (proof.grad_steps, proof.stream_position, proof.stream_position_found) == (5, 60, 48)
         for part in ("step-000000000005", "critic_optimizer", "generator goes on", "stream position 48"):

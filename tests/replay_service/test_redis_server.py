@@ -373,7 +373,7 @@ class TestRestart:
         client.set("kept", 1)
         client.close()
         running.stop()
-        with socket.create_server(("127.0.0.1", port_of(running.endpoint))) as taken:
+        with socket.create_server(("127.0.0.1", port_of(running.endpoint))):
             with pytest.raises(RedisUnavailable, match="already listens at"):
                 start(previous=running.endpoint)  # somebody may wait at the old port
             caplog.clear()
