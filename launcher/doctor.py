@@ -99,7 +99,7 @@ def examine(client: RedisClient, run: RunConfig, checkpoints: Path) -> list[Find
     evicted_meanwhile = RunStateStore(client, keys).read().appended_steps > state.appended_steps
     findings = [_spec(state, run), _seed(client, keys, run.spec), *_messages(online, state, live=evicted_meanwhile)]
     findings += [*_ledger(state, actors, online), *_limiter(state, run), _weights(client, keys, state)]
-    return [*findings, checkpoint_finding(checkpoints, state)]
+    return [*findings, checkpoint_finding(checkpoints, state), *resume_findings(checkpoints)]
 
 
 def _entries(client: RedisClient, stream: str) -> Iterator[StreamRecord]:
@@ -216,3 +216,18 @@ def checkpoint_finding(folder: Path, state: RunState) -> Finding:
     except Exception as error:  # a damaged file raises many types, safetensors' own among them
         return Finding(False, f"checkpoint {newest.name}: unreadable: {type(error).__name__}: {error}")
     return Finding(not wrong, f"checkpoint {newest.name}: {len(tensors)} tensors, {len(wrong)} with another hash")
+
+
+def resume_findings(folder: Path) -> list[Finding]:
+    """What the learner proved when it was last restored; nothing for a run that never was."""
+    try:
+        proof = json.loads((folder / "restored.json").read_text(encoding="utf-8"))
+        tensors, lacking = sum(proof["tensors"].values()), proof["stream_position"] - proof["stream_position_found"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [Finding(False, f"resume: restored.json is unreadable: {type(error).__name__}: {error}")]
+    generator = "the generator went on" if proof["generator"] else "the generator began anew on another kind of device"
+    stream = f"the stream lacked {lacking:,} steps then" if lacking > 0 else "the stream lacked nothing"
+    text = f"{proof['checkpoint']} restored, {tensors} tensors with the hashes of its manifest, {generator}, {stream}"
+    return [Finding(True, f"last resume: {text}")]

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from launcher.display import duration, percent
 from launcher.learning_curves import EvaluationsError, Metric, make_curves, read_evaluations
 from launcher.plot import draw_curves
 from launcher.report_pictures import draw_learner, draw_throughput, rates_over_time
 from launcher.run_connection import redis_of
 from launcher.run_directory import RunDirectory
 from launcher.whole_file import whole_file
+from launcher.wording import duration, percent
 from replay_service.config import RunConfig
 from replay_service.config_file import load_run_config
 from replay_service.connection import TRANSIENT_ERRORS

@@ -53,6 +53,7 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
             max_memory_mb=config.replay.max_memory_mb,
             previous=endpoint,
             run_id=config.run_id,
+            keep_port=False,
         )
         try:
             yield connect(server.endpoint)

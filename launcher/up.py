@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,8 +111,22 @@ class Interrupts:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1
+        if number == signal.SIGHUP:
+            _leave_closed_terminal()
         if self.count >= 2 and number == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+def _leave_closed_terminal() -> None:
+    """Send to nowhere what would go to a terminal that is gone: a failed write must not disturb the orderly end."""
+    for stream in (1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:  # a file or a pipe says ENOTTY, and is written to as before
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
 
 
 class Run:

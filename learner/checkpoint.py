@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _FORMAT = 1
 _STATE_FILE = "state.safetensors"
 _MANIFEST_FILE = "manifest.json"
 _PREFIX = "step-"
+_PROOF_FILE = "restored.json"
 
 _SHAPING_FIELDS = (
     "policy_hidden_sizes",
@@ -59,11 +61,38 @@ class Progress:
     policy_version: int = 0
     env_steps: int = 0
     next_evaluation_env_steps: int = 0
+    stream_position: int = 0
+    """Steps of the online stream up to the end of the last message taken in; unlike an entry's id it outlives Redis."""
 
     @property
     def grad_steps(self) -> int:
         """All gradient steps."""
         return self.offline_grad_steps + self.online_grad_steps
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreProof:
+    """What was found when a loaded state was compared with its checkpoint's manifest."""
+
+    checkpoint: str
+    grad_steps: int
+    tensors: dict[str, int]
+    """Part of the state -> tensors whose hash, computed again from the loaded state, is the manifest's."""
+    generator: bool
+    """Whether random numbers go on where they stopped; False on another kind of device."""
+    stream_position: int
+    """Of the checkpoint."""
+    stream_position_found: int = 0
+    """Of the mirror that was rebuilt from Redis, before the first update."""
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{part} {count}" for part, count in self.tensors.items())
+        return (
+            f"{self.checkpoint}: the loaded state has the hashes of the manifest ({parts}), "
+            f"{'the generator goes on' if self.generator else 'the generator starts from a new seed'}, "
+            f"{self.grad_steps} gradient steps; stream position {self.stream_position_found}, "
+            f"in the checkpoint {self.stream_position}"
+        )
 
 
 class CheckpointStore:
@@ -75,6 +104,8 @@ class CheckpointStore:
             json.dumps({"spec": asdict(spec), **{name: getattr(config, name) for name in _SHAPING_FIELDS}})
         )
         self._keep = config.keep_checkpoints
+        self.proof: RestoreProof | None = None
+        """Of the checkpoint that `restore` has loaded."""
 
     def save(self, state: LearnerState, progress: Progress) -> Path:
         """Write a checkpoint; an interruption at any point leaves the one before it as the newest.
@@ -175,7 +206,26 @@ class CheckpointStore:
             )
             state.generator.manual_seed(progress.grad_steps)
         state.grad_steps = progress.grad_steps
+        same_device = manifest.get("device_type") == state.generator.device.type
+        self.proof = _prove(folder.name, state, hashes, progress, generator_goes_on=same_device)
         return progress
+
+    def record_proof(self, *, stream_position: int) -> RestoreProof | None:
+        """Complete the proof of a resume and write it where `launcher doctor` finds it.
+
+        Args:
+            stream_position: of the mirror that was rebuilt from Redis.
+
+        Returns:
+            The proof; None when nothing was restored.
+        """
+        if self.proof is None:
+            return None
+        self.proof = replace(self.proof, stream_position_found=stream_position)
+        partial = self._folder / f".{_PROOF_FILE}.partial"
+        _write_durably(partial, json.dumps(asdict(self.proof), indent=1).encode())
+        os.replace(partial, self._folder / _PROOF_FILE)
+        return self.proof
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._folder.glob(f"{_PREFIX}*"), reverse=True)
@@ -190,6 +240,24 @@ class CheckpointStore:
 
 class _Damaged(Exception):
     """This checkpoint cannot be used; another one may."""
+
+
+def _prove(
+    name: str, state: LearnerState, hashes: dict[str, str], progress: Progress, *, generator_goes_on: bool
+) -> RestoreProof:
+    """Compute every hash again, from what lies in the state now, wherever it lies.
+
+    Raises:
+        _Damaged: a tensor is not what was saved.
+    """
+    found = {key: _sha256(tensor.detach().cpu()) for key, tensor in _tensors(state).items()}
+    if not generator_goes_on:
+        del found["generator"]  # another kind of device has generators of another form
+    wrong = sorted(key for key, value in found.items() if value != hashes[key])
+    if wrong:
+        raise _Damaged(f"{len(wrong)} tensors differ from the manifest after loading, {wrong[0]} among them")
+    parts = Counter(key.partition(".")[0] for key in found)
+    return RestoreProof(name, progress.grad_steps, dict(parts), generator_goes_on, progress.stream_position)
 
 
 def _tensors(state: LearnerState) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ from replay_service.rate_limiter import updates_allowed
 from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.seeding import SeedInfo, seed_info
-from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryReader
+from replay_service.trajectory_stream import BadEntry, Quarantine, StreamEntry, TrajectoryReader
 from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import WeightsChannel
 
@@ -166,6 +166,7 @@ class Learner:
                 )
             return
         self._progress = restored
+        self._progress.stream_position = 0  # filling the mirror finds it again
         if self._turns is not None:
             # A version names its turn. What was published behind the checkpoint is published again, bit by bit.
             due = restored.phase is Phase.ONLINE and restored.policy_version == 0
@@ -213,7 +214,20 @@ class Learner:
             pass
         if self._turns is not None:
             self._retake_turns(self._turns)
+        self._prove_resume()
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
+
+    def _prove_resume(self) -> None:
+        proof = self._store.record_proof(stream_position=self._progress.stream_position)
+        if proof is None or self._stop.is_set():
+            return
+        _log.info("resume proved: %s", proof)
+        if proof.stream_position_found < proof.stream_position:
+            _log.warning(
+                "Redis lacks %d steps that the checkpoint had taken in: one that is killed may forget its last second; "
+                "actors that still have them send them again",
+                proof.stream_position - proof.stream_position_found,
+            )
 
     # Phases
 
@@ -405,6 +419,8 @@ class Learner:
     def _ingest(self, *, block_ms: int | None) -> int:
         taken = 0
         for entry in self._reader.read(count=_ENTRIES_A_READ, block_ms=block_ms):
+            if isinstance(entry, StreamEntry):
+                self._progress.stream_position = entry.first_step + entry.trajectory.num_steps
             if isinstance(entry, BadEntry):
                 self._put_aside(entry)
             elif self._turns is not None:

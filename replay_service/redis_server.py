@@ -22,11 +22,13 @@ from replay_service.access import ADMIN_USER, users_file
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.errors import RedisUnavailable
 from replay_service.process import die_with_parent
+from replay_service.process_identity import ProcessIdentity
 from replay_service.redis_client import RedisClient
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
+_PROCESS_FILE = "server.json"
 _SERVER_NAMES = ("valkey-server", "redis-server")
 _OLDEST_VERSION = (7, 0)  # of Redis; every Valkey is newer
 
@@ -97,6 +99,7 @@ class EmbeddedRedis:
         port: int = 0,
         previous: RedisEndpoint | None = None,
         run_id: str = "",
+        keep_port: bool = True,
     ) -> EmbeddedRedis:
         """Start a server whose data live in `folder`, and wait until it has loaded them.
 
@@ -109,6 +112,8 @@ class EmbeddedRedis:
                 that are waiting for Redis find it.
             run_id: the run whose keys the roles may reach, each with a user of its own (`access`); '' makes no user
                 but the launcher's.
+            keep_port: take no other port than that of `previous`. False: nobody waits there, so when another program
+                has taken it meanwhile, a free one will do.
 
         Raises:
             RedisUnavailable: it did not start; the text ends with its own last words.
@@ -116,7 +121,13 @@ class EmbeddedRedis:
         folder = folder.absolute()  # the server changes its own folder before it opens files
         password = previous.password if previous is not None else secrets.token_urlsafe(32)
         if previous is not None:
-            port = port or int(previous.url.rpartition(":")[2])
+            last_port = int(previous.url.rpartition(":")[2])
+            # Unless the last server is known to have ended, its port is tried: the start fails if it is still there.
+            movable = not port and not keep_port and _last_server_ended(folder)
+            if movable and _is_taken(last_port):
+                port = _free_port()
+                _log.warning("port %d is taken by another program; Redis moves to port %d", last_port, port)
+            port = port or last_port
         chosen_port = port or _free_port()
         endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@127.0.0.1:{chosen_port}", password)
         try:
@@ -151,6 +162,7 @@ class EmbeddedRedis:
             )
         except OSError as error:
             raise RedisUnavailable(f"{server} did not start: {error.strerror}") from error
+        _write_private(folder / _PROCESS_FILE, ProcessIdentity.of(process.pid).to_json())
         running = EmbeddedRedis(process, endpoint, server)
         running._wait_until_ready(log_path)
         _log.info("%s listens on 127.0.0.1:%d", server, chosen_port)
@@ -203,6 +215,25 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _last_server_ended(folder: Path) -> bool:
+    """Whether the last server on these data is known to have ended: two on the same data would ruin them."""
+    try:
+        last = ProcessIdentity.from_json((folder / _PROCESS_FILE).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+    return last.is_here and not last.is_alive
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis itself: past connections are no obstacle
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ from replay_service.errors import ConfigError, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.metrics import RunReader, register_run_metrics
 from replay_service.patience import Patience
-from replay_service.process import StopSignal, serve_metrics
+from replay_service.process import RESTARTED_VARIABLE, StopSignal, serve_metrics
 from replay_service.process_identity import ProcessIdentity
 from replay_service.records import PointSink, Recorder, RunIdentity
 from replay_service.redis_client import RedisClient
@@ -132,7 +132,9 @@ class ReplayService:
             endpoint = RedisEndpoint.from_url(self._run.redis_url, os.environ.get("AWAC_REDIS_PASSWORD", ""))
             _log.info("using Redis %s at %s", check(endpoint), endpoint.url)
         else:
-            self._redis = self._start_redis(self._previous_endpoint())
+            # Whoever was started before a crash of this process waits at the old port; after a whole start nobody does.
+            restarted = os.environ.get(RESTARTED_VARIABLE) == "1"
+            self._redis = self._start_redis(self._previous_endpoint(), keep_port=restarted)
             endpoint = self._redis.endpoint
         endpoint.save(self._files.connection)
         return endpoint if self._redis is None else role_endpoint(endpoint, Role.REPLAY)
@@ -140,7 +142,7 @@ class ReplayService:
     def _previous_endpoint(self) -> RedisEndpoint | None:
         return RedisEndpoint.load(self._files.connection) if self._files.connection.exists() else None
 
-    def _start_redis(self, previous: RedisEndpoint | None) -> EmbeddedRedis:
+    def _start_redis(self, previous: RedisEndpoint | None, *, keep_port: bool) -> EmbeddedRedis:
         replay = self._run.replay
         return EmbeddedRedis.start(
             self._files.redis_dir,
@@ -149,6 +151,7 @@ class ReplayService:
             port=replay.port,
             previous=previous,
             run_id=self._run.run_id,
+            keep_port=keep_port,
         )
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
@@ -254,7 +257,7 @@ class ReplayService:
             return
         _log.error("Redis ended with code %s; starting it again on its data", self._redis.process.returncode)
         began = time.monotonic()
-        self._redis = self._start_redis(self._redis.endpoint)
+        self._redis = self._start_redis(self._redis.endpoint, keep_port=True)
         with contextlib.suppress(*FAREWELL_ERRORS):
             self._publish_redis(state)
         _log.info("Redis is back after %.1f s", time.monotonic() - began)

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from launcher.doctor import resume_findings
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
 from learner.mirror import TransitionBatch
@@ -127,6 +128,46 @@ class TestRestore:
     def test_takes_the_newest(self, tmp_path: Path) -> None:
         save_two(tmp_path)
         assert store_in(tmp_path).restore(fresh_state()) == progress_at(8)
+
+
+class TestProof:
+    def test_names_every_part_of_the_state_and_is_left_for_the_doctor(self, tmp_path: Path) -> None:
+        store_in(tmp_path).save(train(fresh_state(), 5), replace(progress_at(5), stream_position=60))
+        store = store_in(tmp_path)
+        store.restore(fresh_state(seed=99))
+        proof = store.record_proof(stream_position=48)
+        assert proof is not None
+        optimizers = {"policy_optimizer", "critic_optimizer"}
+        assert set(proof.tensors) == {"generator", "policy", "critics", "targets", *optimizers}
+        assert sum(proof.tensors.values()) == len(every_tensor(fresh_state())) + 3 * (7 + 6)
+        assert proof.generator
+        assert (proof.grad_steps, proof.stream_position, proof.stream_position_found) == (5, 60, 48)
+        for part in ("step-000000000005", "critic_optimizer", "generator goes on", "stream position 48"):
+            assert part in str(proof)
+        (finding,) = resume_findings(tmp_path)
+        assert finding.sound
+        assert "step-000000000005 restored" in finding.text
+        assert "the stream lacked 12 steps" in finding.text
+
+    def test_a_run_that_never_was_restored_has_none(self, tmp_path: Path) -> None:
+        store = store_in(tmp_path)
+        assert store.restore(fresh_state()) is None
+        assert store.record_proof(stream_position=0) is None
+        assert resume_findings(tmp_path) == []
+
+    def test_a_proof_that_was_damaged_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "restored.json").write_text("{")
+        assert [finding.sound for finding in resume_findings(tmp_path)] == [False]
+
+    def test_a_state_that_loading_did_not_make_equal_is_refused(self, tmp_path: Path) -> None:
+        """Critics and targets in one place by mistake: each hash of the file is right, the loaded state is not."""
+        store_in(tmp_path).save(train(fresh_state(), 5), progress_at(5))
+        state = fresh_state(seed=99)
+        aliased = dict(zip(state.critics.parameters(), state.target_critics.parameters(), strict=True))
+        for critic, target in aliased.items():
+            target.data = critic.data
+        with pytest.raises(CheckpointError, match="differ from the manifest after loading"):
+            store_in(tmp_path).restore(state)
 
 
 def cut(path: Path, keep: int) -> None:

@@ -71,6 +71,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         folder: Path | None = None,
         port: int = 0,
         previous: RedisEndpoint | None = None,
+        keep_port: bool = True,
     ) -> EmbeddedRedis:
         running = EmbeddedRedis.start(
             folder or tmp_path / "run of Jörg's" / "redis",
@@ -78,6 +79,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             max_memory_mb=MEMORY_MB,
             port=port,
             previous=previous,
+            keep_port=keep_port,
         )
         started.append(running)
         return running
@@ -361,3 +363,30 @@ class TestRestart:
             again = start(port=free, previous=running.endpoint)
             assert port_of(again.endpoint) == free != taken.getsockname()[1]
             assert again.endpoint.password == running.endpoint.password
+
+    @needs_proc
+    def test_a_last_port_that_another_program_has_taken_is_left_to_it(
+        self, start: Start, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        running = start()
+        client = connect(running.endpoint)
+        client.set("kept", 1)
+        client.close()
+        running.stop()
+        with socket.create_server(("127.0.0.1", port_of(running.endpoint))):
+            with pytest.raises(RedisUnavailable, match="already listens at"):
+                start(previous=running.endpoint)  # somebody may wait at the old port
+            caplog.clear()
+            moved = start(previous=running.endpoint, keep_port=False)
+            assert f"port {port_of(running.endpoint)} is taken by another program" in caplog.text
+        assert port_of(moved.endpoint) != port_of(running.endpoint)
+        assert moved.endpoint.password == running.endpoint.password
+        client = connect(moved.endpoint)
+        assert client.get("kept") == b"1"
+        client.close()
+
+    @needs_proc
+    def test_the_last_server_is_never_taken_for_another_program(self, start: Start) -> None:
+        running = start()
+        with pytest.raises(RedisUnavailable, match="already listens at"):
+            start(previous=running.endpoint, keep_port=False)
