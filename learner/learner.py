@@ -212,7 +212,7 @@ class Learner:
             fit_observation_scale(self._state, self._mirror.seed_observations())
         while self._patience.until_answered(lambda: self._ingest(block_ms=None)) and not self._stop.is_set():
             pass
-        if self._turns is not None:
+        if self._turns is not None and not self._stop.is_set():
             self._retake_turns(self._turns)
         self._prove_resume()
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
