@@ -525,11 +525,11 @@ class Learner:
         self._patience.until_answered(lambda: self._reports.add_learner_report(report))
 
     def _offline_ratio(self) -> float:
-        """Expected share of seed data in a batch of the present phase."""
-        fraction = self._config.offline_fraction
-        if fraction is not None and self._progress.phase is Phase.ONLINE and self._mirror.online_size:
+        """Expected share of seed data in a batch; pretraining draws from all data alike."""
+        fraction, mirror = self._config.offline_fraction, self._mirror
+        if fraction is not None and self._progress.online_grad_steps and mirror.online_size and mirror.seed_size:
             return fraction
-        return self._mirror.seed_size / max(1, self._mirror.size)
+        return mirror.seed_size / max(1, mirror.size)
 
     def _checkpoint(self) -> None:
         # Going on without it would lead back behind what actors have seen: a full disk is waited for.

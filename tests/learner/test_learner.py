@@ -397,7 +397,7 @@ class TestPhases:
 
     def test_each_phase_has_its_batch_size_and_online_batches_their_offline_fraction(
         self, seeded_state: RunStateStore, run_config: RunConfig, start_learner: StartLearner, drive: DriveRun,
-        monkeypatch: pytest.MonkeyPatch,
+        monkeypatch: pytest.MonkeyPatch, redis_client: RedisClient, keys: Keys,
     ) -> None:  # fmt: skip
         batches: list[tuple[int, int]] = []
 
@@ -408,6 +408,8 @@ class TestPhases:
         monkeypatch.setattr("learner.learner.gradient_step", step)
         drive(run_config).until_finished(start_learner(config=replace(CONFIG, offline_fraction=0.25)))
         assert batches == [(8, 8)] * 30 + [(16, 4)] * 100
+        shares = [report.metrics["offline_ratio"] for _id, report in Reports(redis_client, keys).learner_reports()]
+        assert shares[-1] == 0.25
 
     def test_metrics_and_reports_tell_what_was_done(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
@@ -433,6 +435,7 @@ class TestPhases:
         assert report is not None
         assert (report.grad_steps, report.env_steps) == (130, 120)
         assert (report.metrics["seed_transitions"], report.metrics["online_transitions"]) == (60.0, 120.0)
+        assert report.metrics["offline_ratio"] == pytest.approx(60 / 180)
 
 
 class TestBadMessages:
