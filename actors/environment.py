@@ -75,6 +75,20 @@ class Environment:
             success = bool(info["success"]) if "success" in info else None
         return Step(observation, float(reward), bool(terminated), bool(truncated and not terminated), success)
 
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Draw it as it is now: (height, width, 3). It must have been made with `render_mode="rgb_array"`.
+
+        Raises:
+            EnvironmentUnknown: it draws nothing, or needs a package for it that is not installed.
+        """
+        modes = self.env.metadata.get("render_modes") or []
+        if "rgb_array" not in modes:
+            raise EnvironmentUnknown(f"environment {self.spec.env} has no picture: it draws {modes or 'nothing'}")
+        try:
+            return np.asarray(self.env.render(), dtype=np.uint8)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise EnvironmentUnknown(f"environment {self.spec.env} cannot be drawn: {error}") from error
+
     def close(self) -> None:
         """Free the environment."""
         self.env.close()
@@ -106,9 +120,9 @@ def make_environment(env: str, *, max_episode_steps: int = 0, render_mode: str |
 def _make(env_id: str, max_episode_steps: int | None, render_mode: str | None) -> Any:
     """An environment with a time limit: the given one, else its own, else the default."""
     try:
-        made = gymnasium.make(
-            env_id, disable_env_checker=True, max_episode_steps=max_episode_steps, render_mode=render_mode
-        )
+        # An environment need not know the argument, so it is passed only when it is wanted.
+        options = {} if render_mode is None else {"render_mode": render_mode}
+        made = gymnasium.make(env_id, disable_env_checker=True, max_episode_steps=max_episode_steps, **options)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise EnvironmentUnknown(f"environment {env_id!r} needs a package that is not installed: {error}") from error
     except gymnasium.error.Error as error:

@@ -23,7 +23,7 @@ from actors.evaluation import EpisodeScore, run_episode
 from actors.policy import NumpyPolicy
 from actors.recording import load_policy
 from replay_service.config import require_at_least
-from replay_service.errors import ConfigError, EnvironmentUnknown
+from replay_service.errors import ConfigError
 from replay_service.process import configure_logging, run_role
 
 Frame = npt.NDArray[np.uint8]
@@ -76,7 +76,7 @@ class Film:
         is_last = step is not None and (step.terminated or step.truncated)
         if self._steps % self._stride and not is_last:
             return
-        frame = with_strip(np.asarray(self._environment.env.render(), dtype=np.uint8), self._lines(success), success)
+        frame = with_strip(self._environment.render(), self._lines(success), success)
         for _repeat in range(1 + self._hold_frames * is_last):
             self._sink.append_data(frame)
             self.frames += 1
@@ -115,6 +115,9 @@ def film_episodes(
 
     Returns:
         A score an episode, the evaluator's, and the number of pictures.
+
+    Raises:
+        EnvironmentUnknown: the environment cannot be drawn here.
     """
     import imageio
 
@@ -143,14 +146,6 @@ def film_episodes(
     return scores, film.frames
 
 
-def _make_filmed(env: str, max_episode_steps: int) -> Environment:
-    environment = make_environment(env, max_episode_steps=max_episode_steps, render_mode="rgb_array")
-    known = environment.env.metadata.get("render_modes") or []
-    if "rgb_array" not in known:
-        raise EnvironmentUnknown(f"environment {env} cannot be filmed: it draws {', '.join(known) or 'nothing'}")
-    return environment
-
-
 def main() -> int:
     """Film a policy file."""
     parser = argparse.ArgumentParser(prog="python -m actors.filming")
@@ -164,7 +159,9 @@ def main() -> int:
     configure_logging("filming")
     require_at_least("--episodes", arguments.episodes, 1)
     policy = load_policy(arguments.policy)
-    environment = _make_filmed(arguments.env, arguments.max_episode_steps)
+    environment = make_environment(
+        arguments.env, max_episode_steps=arguments.max_episode_steps, render_mode="rgb_array"
+    )
     try:
         scores, frames = film_episodes(
             environment, policy, arguments.output, episodes=arguments.episodes, first_seed=arguments.first_seed

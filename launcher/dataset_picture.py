@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from launcher.plot import PANEL_INCHES, check_picture_name, picture_style, save_figure
 from replay_service.datasets import DatasetFacts
@@ -33,4 +34,5 @@ def draw_histograms(facts: DatasetFacts, histograms: Sequence[tuple[str, Sequenc
             panel.hist(values, bins=_BINS, color="#0072B2")
             panel.set_xlabel(title)
             panel.set_ylabel("episodes")
+            panel.yaxis.set_major_locator(MaxNLocator(integer=True))
         save_figure(figure, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -299,3 +300,14 @@ class DictLine(gymnasium.Env[Any, Array]):
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         super().reset(seed=seed, options=options)
         return {"at": np.zeros(1, dtype=np.float32), "goal": np.array([7, 8], dtype=np.float32)}, {}
+
+
+def test_an_environment_is_drawn_or_says_what_is_missing(make: Make) -> None:
+    environment = make("Pendulum-v1", render_mode="rgb_array")
+    environment.reset(seed=0)
+    if importlib.util.find_spec("pygame") is None:
+        with pytest.raises(EnvironmentUnknown, match=r"Pendulum-v1 cannot be drawn: .*pygame"):
+            environment.render()
+    else:
+        picture = environment.render()
+        assert (picture.shape, picture.dtype) == ((500, 500, 3), np.uint8)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from replay_service.datasets import DatasetCard, Episode, inspect_dataset, write_minari
 from replay_service.errors import DatasetError
@@ -125,3 +129,23 @@ def test_arrays_that_disagree_are_refused_with_their_episode(tmp_path: Path) -> 
         file["episode_0/actions"] = np.float32(1.0)
     with pytest.raises(DatasetError, match="episode 0: actions: expected a row a step, got a single number"):
         inspect_dataset(str(path))
+
+
+@pytest.mark.parametrize("form", sorted(WRITERS))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_flipped_bytes_give_the_declared_error_or_facts(form: str, seed: int, tmp_path: Path) -> None:
+    draw = np.random.default_rng(seed)
+    path = WRITERS[form](tmp_path / f"{seed}-{form}", EPISODES)
+    try:
+        file = path / "data" / "main_data.hdf5" if path.is_dir() else path
+        content = bytearray(file.read_bytes())
+        for place in draw.integers(len(content), size=4):
+            content[place] ^= int(draw.integers(1, 256))
+        file.write_bytes(bytes(content))
+        with contextlib.suppress(DatasetError):
+            facts = inspect_dataset(str(path))
+            assert len(facts.lengths) >= 1
+            facts.contradictions()
+    finally:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
