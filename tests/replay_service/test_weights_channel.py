@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from replay_service import wire
 from replay_service.errors import WireError
+from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
@@ -128,3 +130,12 @@ def test_requests_that_nobody_takes_do_not_pile_up_without_end(
     kept = [wire.decode_policy_weights(fields[b"m"]).version for _, fields in waiting]
     assert 64 <= len(kept) <= 66
     assert kept == list(range(101 - len(kept), 101))
+
+
+def test_weights_for_another_environment_are_refused_where_one_is_named(
+    channel: WeightsChannel, make_policy_weights: MakePolicyWeights, spec: ExperienceSpec
+) -> None:
+    channel.publish(make_policy_weights(1))
+    assert channel.fetch(fitting=spec) is not None
+    with pytest.raises(WireError, match=r"sizes \(4, 1\), got \(3, 1\)"):
+        channel.fetch(fitting=replace(spec, observation_dim=4))
