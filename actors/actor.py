@@ -19,7 +19,7 @@ from actors.policy import NumpyPolicy
 from actors.rollout import Rollout
 from replay_service.config import RunConfig
 from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
-from replay_service.errors import EpochLost, SpecMismatch
+from replay_service.errors import EpochLost, SpecMismatch, WireError
 from replay_service.experience import Origin, Trajectory
 from replay_service.keys import Keys
 from replay_service.lockstep import steps_of_turn, turn_of_version
@@ -33,6 +33,7 @@ from replay_service.weights_channel import WeightsChannel
 _ACTOR_STREAM = 1  # first word of the spawn key of every actor's generator
 _SHORTEST_POLL_S = 0.01
 _DELIVERY_AFTER_STOP_S = 10.0
+_BAD_WEIGHTS_PAUSE_S = 1.0
 _WAITS_FOR = {
     "phase": "the learner to finish pretraining",
     "limiter": "the learner (the actors are ahead by the limiter's whole band)",
@@ -73,7 +74,7 @@ class Actor:
         self._writer = TrajectoryWriter(client, keys, run.spec, actor_id=actor_id)
         self._registry = CollectorRegistry()
         self._metrics = ActorMetrics.register(self._registry, actor_id)
-        self._waits = WaitSeconds.register(self._registry, "actor", reasons=tuple(_WAITS_FOR))
+        self._waits = WaitSeconds.register(self._registry, "actor", reasons=(*_WAITS_FOR, "weights"))
         self._patience = Patience(
             f"actor {actor_id}",
             stop,
@@ -83,6 +84,8 @@ class Actor:
         self._notice = WaitNotice(f"actor {actor_id}")
         self._address = ""
         self._policy: NumpyPolicy | None = None
+        self._newest_seen = 0
+        """Newest version that was looked at, used or refused."""
 
     def run(self) -> None:
         """Work until a stop is asked for.
@@ -232,11 +235,22 @@ class Actor:
         return admission
 
     def _newest_policy(self, newest_version: int) -> NumpyPolicy | None:
-        if self._policy is None or self._policy.version < newest_version:
-            weights = self._patience.until_answered(self._channel.fetch)
+        while newest_version > self._newest_seen and not self._stop.is_set():
+            try:
+                weights = self._patience.until_answered(lambda: self._channel.fetch(fitting=self._run.spec))
+            except WireError as error:
+                if self._policy is not None:
+                    _log.error("actor %d keeps version %d: %s", self._actor_id, self._policy.version, error)
+                    self._newest_seen = newest_version
+                    break
+                self._notice.waiting(f"weights that it can use ({error})")
+                self._stop.wait(_BAD_WEIGHTS_PAUSE_S)
+                self._waits.add("weights", _BAD_WEIGHTS_PAUSE_S)
+                continue
             if weights is None:
-                return self._policy
+                break
             self._policy = NumpyPolicy(weights)
+            self._newest_seen = weights.version
             self._metrics.policy_version.set(weights.version)
             self._metrics.weights_published.set(weights.published_unix_seconds)
         return self._policy

@@ -40,7 +40,7 @@ class Evaluator:
         keys = Keys(run.run_id)
         self._state = RunStateStore(client, keys)
         self._reports = Reports(client, keys)
-        self._requests = EvaluationRequests(client, keys)
+        self._requests = EvaluationRequests(client, keys, fitting=run.spec)
         self._registry = CollectorRegistry()
         self._metrics = EvaluatorMetrics.register(self._registry)
         self._patience = Patience(_PROCESS_NAME, stop, waits=WaitSeconds.register(self._registry, _PROCESS_NAME))

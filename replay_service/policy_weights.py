@@ -53,6 +53,13 @@ class PolicyWeights:
     log_std: FloatArray
     """(A,) float32, natural logarithm of the standard deviation."""
 
+    def misfit(self, observation_dim: int, action_dim: int) -> str | None:
+        """Say how these weights, sound in themselves, do not fit an environment, or None when they do."""
+        got = (self.spec.observation_dim, self.spec.action_dim)
+        if got == (observation_dim, action_dim):
+            return None
+        return f"expected weights for observations and actions of sizes {(observation_dim, action_dim)}, got {got}"
+
     def problem(self) -> str | None:
         """Say what is wrong with these weights under their own spec, or None when nothing is."""
         shapes = self.spec.layer_shapes

@@ -6,6 +6,7 @@ sends the same message again, and the service says 'duplicate' when it had it.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def parse_entry(entry_id: str, fields: dict[bytes, bytes], spec: ExperienceSpec)
         actor_id = -2
     try:
         trajectory = wire.decode_trajectory(fields[b"m"])
-        first_step, steps = int(fields[b"f"]), int(fields[b"n"])
+        first_step, steps = _count(fields[b"f"]), _count(fields[b"n"])
     except WireError as error:
         return BadEntry(entry_id, actor_id, str(error))
     except (KeyError, ValueError) as error:
@@ -249,12 +250,19 @@ def parse_entry(entry_id: str, fields: dict[bytes, bytes], spec: ExperienceSpec)
     origin = trajectory.origin
     stamped = (fields.get(b"a"), fields.get(b"e"), fields.get(b"s"))
     claimed = tuple(str(v).encode() for v in (origin.actor_id, origin.epoch, origin.sequence))
-    if stamped != claimed or steps != trajectory.num_steps or first_step < 0:
+    if stamped != claimed or steps != trajectory.num_steps:
         return _bad(entry_id, actor_id, f"message claims {claimed}, {trajectory.num_steps} steps; stream {stamped}")
     problem = trajectory.problem(spec)
     if problem is not None:
         return BadEntry(entry_id, actor_id, problem)
     return StreamEntry(entry_id, first_step, trajectory)
+
+
+def _count(text: bytes) -> int:
+    # As append.lua writes it. A position of thirty digits would pass int() and break the mirror's arithmetic.
+    if not re.fullmatch(rb"[0-9]{1,15}", text):
+        raise ValueError(f"number {text[:20]!r}")
+    return int(text)
 
 
 def _bad(entry_id: str, actor_id: int, reason: str) -> BadEntry:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replay_service import wire
+from replay_service.errors import WireError
+from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.policy_weights import PolicyWeights
 from replay_service.redis_client import RedisClient
@@ -54,14 +56,25 @@ class WeightsChannel:
             pipe.hincrby(self._keys.run, "evaluations_requested", 1)
             pipe.execute()
 
-    def fetch(self) -> PolicyWeights | None:
+    def fetch(self, *, fitting: ExperienceSpec | None = None) -> PolicyWeights | None:
         """The newest version, or None before the first.
 
+        Args:
+            fitting: the environment that the weights shall act in.
+
         Raises:
-            WireError: what lies there is not a valid version.
+            WireError: what lies there is not a valid version, or one for another environment.
         """
         message: bytes | None = self._client.get(self._keys.weights)
-        return None if message is None else wire.decode_policy_weights(message)
+        return None if message is None else _decode(message, fitting)
+
+
+def _decode(message: bytes, fitting: ExperienceSpec | None) -> PolicyWeights:
+    policy = wire.decode_policy_weights(message)
+    problem = None if fitting is None else policy.misfit(fitting.observation_dim, fitting.action_dim)
+    if problem is not None:
+        raise WireError(problem)
+    return policy
 
 
 class PublicationTimes:
@@ -94,20 +107,23 @@ class EvaluationRequest:
 class EvaluationRequests:
     """The evaluator's side of the queue, read in order from a cursor."""
 
-    def __init__(self, client: RedisClient, keys: Keys, *, cursor: str = "0-0") -> None:
+    def __init__(
+        self, client: RedisClient, keys: Keys, *, cursor: str = "0-0", fitting: ExperienceSpec | None = None
+    ) -> None:
         self._client = client
         self._keys = keys
+        self._fitting = fitting
         self.cursor = cursor
 
     def next(self, *, block_ms: int) -> EvaluationRequest | None:
         """Wait up to `block_ms` for the next request.
 
         Raises:
-            WireError: the request is damaged; the cursor has moved past it.
+            WireError: the request is damaged, or for another environment; the cursor has moved past it.
         """
         reply = self._client.xread({self._keys.evaluation_requests: self.cursor}, count=1, block=block_ms)
         if not reply:
             return None
         raw_id, fields = reply[0][1][0]
         self.cursor = raw_id.decode()
-        return EvaluationRequest(self.cursor, wire.decode_policy_weights(fields.get(b"m", b"")))
+        return EvaluationRequest(self.cursor, _decode(fields.get(b"m", b""), self._fitting))

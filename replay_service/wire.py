@@ -31,6 +31,10 @@ _KIND_WEIGHTS: Final = "policy_weights"
 _DTYPE: Final = "<f4"
 _MAX_DIMENSIONS: Final = 4
 _MAX_LAYERS: Final = 64
+_MAX_ITEMS: Final = 64
+"""Longest list of any message: one entry a layer."""
+_MAX_LISTS: Final = 512
+"""Most lists in any message: four a layer and some. Nested lists of nothing would cost 65 times their own bytes."""
 _SHOWN_LENGTH: Final = 40
 
 if sys.byteorder != "little":  # pragma: no cover - no supported platform is big-endian
@@ -155,13 +159,23 @@ def _open(message: bytes, kind: str) -> Any:
 
 
 def _unpack(packed: bytes) -> Any:
+    lists = 0
+
+    def count(items: list[Any]) -> list[Any]:
+        nonlocal lists
+        lists += 1
+        if lists > _MAX_LISTS:
+            raise ValueError(f"more than {_MAX_LISTS} lists")
+        return items
+
     try:
         return msgpack.unpackb(
             packed,
+            list_hook=count,
             raw=False,
             strict_map_key=True,
             max_bin_len=MAX_MESSAGE_BYTES,
-            max_array_len=1024,
+            max_array_len=_MAX_ITEMS,
             max_map_len=0,
             max_str_len=1024,
             max_ext_len=0,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from replay_service.connection import RedisEndpoint
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec, Trajectory
 from replay_service.keys import Keys
-from replay_service.policy_weights import PolicyWeights
+from replay_service.policy_weights import PolicySpec, PolicyWeights
 from replay_service.redis_client import RedisClient
 from replay_service.reports import ActorLedger, Reports
 from replay_service.run_state import Phase, RunStateStore
@@ -272,3 +273,28 @@ def test_each_seed_actor_and_epoch_has_a_generator_of_its_own() -> None:
     }
     assert len(drawn) == 12
     np.testing.assert_array_equal(actor_generator(1, 2, 3).random(5), actor_generator(1, 2, 3).random(5))
+
+
+def test_an_actor_acts_with_no_weights_but_those_that_fit(
+    start_actors: StartActors, state: RunStateStore, redis_client: RedisClient, keys: Keys,
+    make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    """Damaged weights and a stranger's: it waits for its first ones, and later keeps those that it has."""
+    state.set_phase(Phase.ONLINE)
+    redis_client.set(keys.weights, b"nothing that anybody could read")
+    redis_client.hset(keys.run, "policy_version", 1)
+    pool = start_actors()
+    wait_until(lambda: [a.lease for a in ledgers()] == [10], "the actor to be admitted")
+    time.sleep(1.5)
+    assert state.read().env_steps == 0
+    WeightsChannel(redis_client, keys).publish(make_policy_weights(2))
+    wait_until(lambda: state.read().env_steps >= 10, "the actor to act with weights that fit")
+    stranger = PolicySpec(observation_dim=7, action_dim=2, hidden_sizes=())
+    arrays = (np.zeros((2, 7), np.float32),), (np.zeros(2, np.float32),), np.zeros(2, np.float32)
+    WeightsChannel(redis_client, keys).publish(PolicyWeights(stranger, 3, 0, 0, 1.5, *arrays))
+    before = state.read().env_steps
+    redis_client.hset(keys.run, "online_grad_steps", 200)  # room to go on
+    wait_until(lambda: state.read().env_steps > before + 30, "the actor to go on with what it has")
+    assert pool.terminate() == 0
+    assert "keeps version 2: expected weights for observations and actions of sizes (3, 1), got (7, 2)" in pool.output
+    assert [a.restarts for a in ledgers()] == [0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,31 @@ def test_an_npy_file_of_plain_numbers_is_told_from_one_of_paths(tmp_path: Path) 
     np.save(tmp_path / "x.npy", OBSERVATIONS)
     with pytest.raises(DatasetError, match="expected an object array of paths, got float64"):
         load_dataset([str(tmp_path / "x.npy")], spec=SPEC)
+
+
+BOMBS = {
+    # Found by fuzzing: a memo is made as long as its highest index.
+    "memo index": b"\x80\x02]r" + (2**30).to_bytes(4, "little") + b".",
+    "memo index in text": b"(lp1073741824\n.",
+    "bytearray": b"\x80\x05\x96" + (2**34).to_bytes(8, "little") + b".",
+    "bytes": b"\x80\x04\x8e" + (2**34).to_bytes(8, "little") + b".",
+    "text": b"\x80\x04\x8d" + (2**34).to_bytes(8, "little") + b".",
+    "frame": b"\x80\x04\x95" + (2**34).to_bytes(8, "little") + b".",
+    # One text of a megabyte, encoded two thousand times.
+    "text encoded again and again": b"\x80\x02c_codecs\nencode\nq\x00X" + (2**20).to_bytes(4, "little")
+    + b"x" * 2**20 + b"q\x01X\x06\x00\x00\x00latin1q\x02](" + b"h\x00h\x01h\x02\x86R" * 2_000 + b"e.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_a_small_file_cannot_take_much_memory(bomb: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.pickle"
+    path.write_bytes(bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match="not a readable pickle"):
+            load_dataset([str(path)], spec=SPEC)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8 * len(bomb) + 2**20

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from replay_service import wire
 from replay_service.errors import WireError
+from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
@@ -159,3 +161,12 @@ def test_the_history_of_publications_is_bounded(
     assert redis_client.xlen(keys.publications) < 1_200  # Redis trims by whole nodes
     assert list(times.read())[-1] == 1_500
     assert len(times.read()) == 1_000
+
+
+def test_weights_for_another_environment_are_refused_where_one_is_named(
+    channel: WeightsChannel, make_policy_weights: MakePolicyWeights, spec: ExperienceSpec
+) -> None:
+    channel.publish(make_policy_weights(1))
+    assert channel.fetch(fitting=spec) is not None
+    with pytest.raises(WireError, match=r"sizes \(4, 1\), got \(3, 1\)"):
+        channel.fetch(fitting=replace(spec, observation_dim=4))

@@ -105,7 +105,11 @@ MSGPACK_VALUES: st.SearchStrategy[Any] = st.recursive(
 
 def seal(kind: str, body: Any, /, **changed: Any) -> bytes:
     """A message with a valid envelope around any body; `changed` spoils parts of the envelope."""
-    packed = msgpack.packb(body)
+    return seal_packed(kind, msgpack.packb(body), **changed)
+
+
+def seal_packed(kind: str, packed: bytes, /, **changed: Any) -> bytes:
+    """The same around a body that is msgpack already, or claims to be."""
     parts = {"version": WIRE_VERSION, "kind": kind, "codec": 0, "checksum": zlib.crc32(packed), "body": packed}
     return bytes(msgpack.packb(list({**parts, **changed}.values())))
 
@@ -250,7 +254,8 @@ def test_any_one_damaged_byte_is_noticed_or_changes_nothing() -> None:
         ({"kind": "policy_weights"}, "kind"),
         ({"kind": None}, "kind"),
         ({"codec": 1}, "codec"),
-        ({"codec": ["x" * 1000] * 1000}, "codec"),
+        ({"codec": ["x" * 1000] * 60}, "codec"),
+        ({"codec": ["x" * 1000] * 1000}, "max_array_len"),
         ({"checksum": 0}, "checksum"),
         ({"checksum": "0"}, "checksum"),
         ({"body": "text"}, "body"),
@@ -325,6 +330,30 @@ def test_a_huge_claimed_shape_costs_no_memory() -> None:
     finally:
         tracemalloc.stop()
     assert peak_bytes < 2**20
+
+
+@pytest.mark.parametrize("place", ["envelope", "body"])
+def test_lists_of_lists_of_nothing_cost_no_memory(place: str) -> None:
+    """Each list is short; together they would take 65 times the bytes that say so."""
+    bomb = b"\xc0"
+    for _ in range(4):
+        bomb = b"\xdc\x00\x20" + bomb * 32
+    message = seal_packed("trajectory", bomb) if place == "body" else bomb
+    assert len(message) > 2**20
+    tracemalloc.start()
+    try:
+        assert_refuses(wire.decode_trajectory, message)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 * len(message)
+
+
+def test_the_largest_policy_that_is_allowed_is_read() -> None:
+    spec = PolicySpec(observation_dim=1, action_dim=1, hidden_sizes=(1,) * 63)
+    one = np.ones(1, dtype=np.float32)
+    policy = PolicyWeights(spec, 1, 0, 0, 0.5, (one.reshape(1, 1),) * 64, (one,) * 64, one)
+    assert wire.decode_policy_weights(wire.encode_policy_weights(policy)).spec == spec
 
 
 def test_arrays_are_read_only_views_of_received_bytes() -> None:

@@ -1,0 +1,67 @@
+"""What listens, listens on the loopback interface alone unless the user asked for another."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from replay_service.config import RunConfig
+from replay_service.discovery import DiscoveryServer
+from replay_service.process import serve_metrics
+
+
+@pytest.fixture(scope="module")
+def outside() -> str:
+    """This machine's address on the interface that leads outside."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has the loopback interface alone")
+        address = str(probe.getsockname()[0])
+    if address.startswith("127."):
+        pytest.skip("this machine has the loopback interface alone")
+    return address
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture(params=["metrics", "service discovery"])
+def serve(request: pytest.FixtureRequest, registry: CollectorRegistry) -> Iterator[object]:
+    servers: list[DiscoveryServer] = []
+
+    def begin(host: str) -> int:
+        if request.param == "metrics":
+            return int(serve_metrics(registry, host).rpartition(":")[2])
+        servers.append(DiscoveryServer(lambda: [], host=host, port=0))
+        servers[0].start()
+        return int(servers[0].address.rpartition(":")[2])
+
+    yield begin
+    for server in servers:
+        server.stop()
+
+
+def test_the_default_is_the_loopback_interface() -> None:
+    assert RunConfig().metrics_host == "127.0.0.1"
+
+
+def test_nobody_outside_reaches_it_by_default(serve, outside: str, request: pytest.FixtureRequest) -> None:  # type: ignore[no-untyped-def]
+    port = serve(RunConfig().metrics_host)
+    path = "targets" if "discovery" in request.node.name else "metrics"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=30) as answer:
+        assert answer.status == 200
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((outside, port), timeout=30)
+
+
+def test_it_is_open_where_the_user_asks_for_it(serve, outside: str) -> None:  # type: ignore[no-untyped-def]
+    with socket.create_connection((outside, serve("0.0.0.0")), timeout=30):
+        pass
