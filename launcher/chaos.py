@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from actors.config import ActorConfig
 from launcher.display import percent
 from launcher.drill import Drill, LiveRun, Role, execute
 from launcher.experiment import LauncherConfig
@@ -32,22 +33,29 @@ def parse_duration(option: str, text: str) -> float:
     return seconds
 
 
-def check_restart_budget(role: Role, every_s: float, times: int | None, launcher: LauncherConfig) -> None:
+def check_restart_budget(role: Role, every_s: float, times: int | None, budget: LauncherConfig | ActorConfig) -> None:
     """Refuse drills that the run would answer, rightly, by giving up.
+
+    Args:
+        role: what is killed.
+        every_s: from one kill to the next.
+        times: most kills; None for no end.
+        budget: settings of who replaces the role: the pool replaces actors, the launcher everything else.
 
     Raises:
         ConfigError: they come faster than the run may replace a role.
     """
     if role == "redis":
         return  # the replay service starts it again as often as it takes
-    fitting = int(launcher.restart_window_s / every_s) + 1
+    fitting = int(budget.restart_window_s / every_s) + 1
     planned = fitting if times is None else min(times, fitting)
-    if planned > launcher.max_restarts:
-        slowest = launcher.restart_window_s / max(1, launcher.max_restarts)
+    if planned > budget.max_restarts:
+        slowest = budget.restart_window_s / max(1, budget.max_restarts)
+        option = "--actor.max-restarts" if isinstance(budget, ActorConfig) else "--launcher.max-restarts"
         raise ConfigError(
-            f"--every: {planned} kills within {launcher.restart_window_s:.0f} s, but the run replaces a role at most "
-            f"{launcher.max_restarts} times in that time and then ends: kill every {slowest + 1:.0f}s, give --times "
-            f"{launcher.max_restarts}, or start the run with a larger --launcher.max-restarts"
+            f"--every: {planned} kills within {budget.restart_window_s:.0f} s, but the run replaces a role at most "
+            f"{budget.max_restarts} times in that time and then gives up: kill every {slowest + 1:.0f}s, give --times "
+            f"{budget.max_restarts}, or start the run with a larger {option}"
         )
 
 
