@@ -62,14 +62,17 @@ def check_restart_budget(role: Role, every_s: float, times: int | None, budget: 
 def line(drill: Drill) -> str:
     """One drill in words."""
     audit = drill.audit
-    back = f"works again after {drill.back_after_s:.1f} s ({drill.shown_by})" if drill.back_after_s is not None else ""
+    if drill.back_after_s is not None:
+        back = f"works again after {drill.back_after_s:.1f} s ({drill.shown_by})"
+    else:
+        back = drill.shown_by if drill.passed else f"NOT BACK: {drill.shown_by}"
     steps = (
         f"steps lost {audit.lost_steps}, doubled {audit.doubled_steps}, unaccounted {audit.unaccounted_steps}; "
         f"success {percent(drill.success_before)} before, {percent(drill.success_after)} after"
     )
     verdict = "ok " if drill.passed else "BAD"
     bad = "".join(f"; {text}" for text in audit.bad_findings)
-    return f"{verdict}  drill {drill.number}: {drill.killed} {back or 'NOT BACK: ' + drill.shown_by}; {steps}{bad}"
+    return f"{verdict}  drill {drill.number}: {drill.killed} {back}; {steps}{bad}"
 
 
 def run_drills(
@@ -111,7 +114,7 @@ def run_drills(
             drill = execute(run, role, number, limit_s=limit_s, say=_silent if as_json else say)
             say(json.dumps(drill.to_json()) if as_json else line(drill))
             passed, number = passed and drill.passed, number + 1
-            if every_s is None or number == times or drill.run_ended:
+            if every_s is None or number == times or drill.ended_as is not None:
                 return passed
             while time.monotonic() - began < every_s:
                 time.sleep(_PAUSE_S)
