@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from actors.config import ActorConfig
 from launcher.drill import Drill, LiveRun, Role, execute
 from launcher.experiment import LauncherConfig
 from launcher.run_directory import RunDirectory
@@ -32,36 +33,46 @@ def parse_duration(option: str, text: str) -> float:
     return seconds
 
 
-def check_restart_budget(role: Role, every_s: float, times: int | None, launcher: LauncherConfig) -> None:
+def check_restart_budget(role: Role, every_s: float, times: int | None, budget: LauncherConfig | ActorConfig) -> None:
     """Refuse drills that the run would answer, rightly, by giving up.
+
+    Args:
+        role: what is killed.
+        every_s: from one kill to the next.
+        times: most kills; None for no end.
+        budget: settings of who replaces the role: the pool replaces actors, the launcher everything else.
 
     Raises:
         ConfigError: they come faster than the run may replace a role.
     """
     if role == "redis":
         return  # the replay service starts it again as often as it takes
-    fitting = int(launcher.restart_window_s / every_s) + 1
+    fitting = int(budget.restart_window_s / every_s) + 1
     planned = fitting if times is None else min(times, fitting)
-    if planned > launcher.max_restarts:
-        slowest = launcher.restart_window_s / max(1, launcher.max_restarts)
+    if planned > budget.max_restarts:
+        slowest = budget.restart_window_s / max(1, budget.max_restarts)
+        option = "--actor.max-restarts" if isinstance(budget, ActorConfig) else "--launcher.max-restarts"
         raise ConfigError(
-            f"--every: {planned} kills within {launcher.restart_window_s:.0f} s, but the run replaces a role at most "
-            f"{launcher.max_restarts} times in that time and then ends: kill every {slowest + 1:.0f}s, give --times "
-            f"{launcher.max_restarts}, or start the run with a larger --launcher.max-restarts"
+            f"--every: {planned} kills within {budget.restart_window_s:.0f} s, but the run replaces a role at most "
+            f"{budget.max_restarts} times in that time and then gives up: kill every {slowest + 1:.0f}s, give --times "
+            f"{budget.max_restarts}, or start the run with a larger {option}"
         )
 
 
 def line(drill: Drill) -> str:
     """One drill in words."""
     audit = drill.audit
-    back = f"works again after {drill.back_after_s:.1f} s ({drill.shown_by})" if drill.back_after_s is not None else ""
+    if drill.back_after_s is not None:
+        back = f"works again after {drill.back_after_s:.1f} s ({drill.shown_by})"
+    else:
+        back = drill.shown_by if drill.passed else f"NOT BACK: {drill.shown_by}"
     steps = (
         f"steps lost {audit.lost_steps}, doubled {audit.doubled_steps}, unaccounted {audit.unaccounted_steps}; "
         f"success {percent(drill.success_before)} before, {percent(drill.success_after)} after"
     )
     verdict = "ok " if drill.passed else "BAD"
     bad = "".join(f"; {text}" for text in audit.bad_findings)
-    return f"{verdict}  drill {drill.number}: {drill.killed} {back or 'NOT BACK: ' + drill.shown_by}; {steps}{bad}"
+    return f"{verdict}  drill {drill.number}: {drill.killed} {back}; {steps}{bad}"
 
 
 def run_drills(
@@ -103,7 +114,7 @@ def run_drills(
             drill = execute(run, role, number, limit_s=limit_s, say=_silent if as_json else say)
             say(json.dumps(drill.to_json()) if as_json else line(drill))
             passed, number = passed and drill.passed, number + 1
-            if every_s is None or number == times or drill.run_ended:
+            if every_s is None or number == times or drill.ended_as is not None:
                 return passed
             while time.monotonic() - began < every_s:
                 time.sleep(_PAUSE_S)

@@ -308,6 +308,7 @@ def chaos(
     json
         Print one JSON object a drill instead.
     """
+    from actors.config import ActorConfig
     from launcher.chaos import check_restart_budget, parse_duration, run_drills
     from launcher.experiment import LauncherConfig
     from launcher.run_directory import find_run
@@ -318,8 +319,12 @@ def chaos(
     if times < 0 or (times and every_s is None):
         raise ConfigError(f"--times: expected 1 or more beside --every, got {times}")
     if every_s is not None:
-        launcher = load_role_config(directory.config, "launcher", LauncherConfig)
-        check_restart_budget(kill, every_s, times or None, launcher)
+        budget: LauncherConfig | ActorConfig = (
+            load_role_config(directory.config, "actor", ActorConfig)
+            if kill == "actor"
+            else load_role_config(directory.config, "launcher", LauncherConfig)
+        )
+        check_restart_budget(kill, every_s, times or None, budget)
     passed = run_drills(
         directory,
         load_run_config(directory.config),

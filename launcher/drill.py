@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.request
 from collections.abc import Callable
@@ -98,13 +99,15 @@ class Drill:
     """Share of successful episodes of the last evaluation before the kill; None without one."""
     success_after: float | None
     """The same of the first evaluation that ended after the kill, if it came before the drill was over."""
-    run_ended: bool = False
-    """The run reached its end, or was stopped, before the drill was over."""
+    ended_as: str | None = None
+    """How the run ended, if it did so before the drill was over: finished, stopped, failed, or running when its
+    launcher was killed."""
 
     @property
     def passed(self) -> bool:
-        """The role came back and no acknowledged step is lost or doubled."""
-        return self.run_ended or (self.back_after_s is not None and self.audit.sound)
+        """No acknowledged step is lost or doubled, and the role came back or was no longer needed."""
+        back = self.back_after_s is not None if self.ended_as is None else self.ended_as in ("finished", "stopped")
+        return back and self.audit.sound
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for one line of JSON."""
@@ -310,6 +313,15 @@ def audit(run: LiveRun, seen: dict[Origin, Witness], deadline: float) -> Audit:
         time.sleep(_AUDIT_PAUSE_S)
 
 
+def read_end(directory: RunDirectory) -> tuple[str, Audit]:
+    """How a run ended, and the account that its summary gives; its Redis is gone, `launcher doctor` can count again."""
+    try:
+        summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+        return str(summary["status"]), Audit(unaccounted_steps=int(summary["unaccounted_steps"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return "failed", Audit(bad_findings=(f"{directory.summary}: {type(error).__name__}: {error}",))
+
+
 def execute(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Callable[[str], None]) -> Drill:
     """Carry out one drill.
 
@@ -339,7 +351,7 @@ def execute(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Calla
     unix_seconds, began = time.time(), time.monotonic()
     if not target.process.kill():
         raise RunDirectoryError(f"--kill {role}: process id {target.process.pid} ended by itself; try again")
-    audited, after, ended = Audit(), None, False
+    audited, after, ended_as = Audit(), None, None
     back_after_s, shown_by = None, f"still no sign of {target.name}"
     try:
         shown_by = _wait_until_back(run, target, reading, began + limit_s)
@@ -347,13 +359,14 @@ def execute(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Calla
     except TimeoutError:
         pass
     except RunEnded:
-        ended, shown_by = True, "the run ended meanwhile"
-    if not ended:
+        ended_as, audited = read_end(run.directory)
+        shown_by = f"the run {ended_as} meanwhile"
+    if ended_as is None:
         try:
             audited = audit(run, seen, time.monotonic() + limit_s)
             after = run.last_evaluation()
         except RunEnded:
-            ended = True
+            ended_as, audited = read_end(run.directory)
         except TRANSIENT_ERRORS:
             after = None
     return Drill(
@@ -367,7 +380,7 @@ def execute(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Calla
         audit=audited,
         success_before=judged.success_any if judged else None,
         success_after=after.success_any if after is not None and after.unix_seconds > unix_seconds else None,
-        run_ended=ended,
+        ended_as=ended_as,
     )
 
 

@@ -168,6 +168,7 @@ class Run:
                 say=display.say,
                 should_stop=lambda: self._interrupts.count > 0,
             )
+            self._interrupts.install()  # again: Ray's start puts a handler of its own, which aborts, in SIGTERM's place
             supervisor = Supervisor(
                 placement,
                 environment=self._environment,

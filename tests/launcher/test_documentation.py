@@ -48,6 +48,14 @@ def test_commands_and_their_options_exist(document: Path) -> None:
             cli.app.parse_args(words, exit_on_error=False, print_error=False)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_tests_that_are_named_exist(document: Path) -> None:
+    for path, names in re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", document.read_text(encoding="utf-8")):
+        source = (ROOT / path).read_text(encoding="utf-8")
+        for name in names.split("::"):
+            assert re.search(rf"^\s*(def|class) {name}\b", source, flags=re.MULTILINE), f"{path}::{name}"
+
+
 def test_the_options_that_stand_for_other_implementations_exist() -> None:
     text = (ROOT / "docs" / "awac.md").read_text(encoding="utf-8")
     rows = re.findall(r"`(--learner[^`]* --learner[^`]*)`", text)
