@@ -294,6 +294,8 @@ class Run:
         state = snapshot.state
         # The last version is always evaluated; of a long backlog the oldest requests may have been dropped.
         last_is_judged = any(e.policy_version == state.policy_version for e in snapshot.evaluations)
+        if state.env_steps < state.num_env_steps:
+            return False  # a finished run that is resumed with a larger budget: its learner is still starting
         return state.phase is Phase.FINISHED and (
             last_is_judged or state.evaluations_done >= state.evaluations_requested
         )
