@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -27,6 +27,7 @@ def add_data_commands(app: App, dataset_app: App) -> None:
     """Register this module's commands."""
     app.command(plot)
     app.command(video)
+    app.command(export)
     app.command(report)
     dataset_app.command(dataset_inspect, name="inspect")
     replay_app = App(name="replay", help="Look into a run's replay buffer, while it is up or afterwards.")
@@ -236,6 +237,48 @@ def video(
     path = output or directory.videos / f"version-{chosen[0].version}.mp4"
     wanted = min(_FILMED_EPISODES, evaluator.episodes) if episodes is None else episodes
     print("\n".join(film(config, evaluator, chosen, path, episodes=wanted).lines()))
+    return 0
+
+
+def export(
+    run: Path | None = None,
+    /,
+    *,
+    format: Literal["onnx", "safetensors", "npz"],
+    version: int | None = None,
+    output: Path | None = None,
+) -> int:
+    """Write a policy to a file that other programs run without this project; docs/data.md has an example.
+
+    The file's network gives the mean action, which the evaluator plays; log_std is in it for exploration.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    format
+        onnx (extra `onnx`), safetensors or npz.
+    version
+        Policy version. Default: the newest that was evaluated. A run keeps the newest 64 evaluated versions, and the
+        newest of all.
+    output
+        File to write. Default: policy-N.onnx, .safetensors or .npz in the run directory.
+    """
+    from launcher.policy_export import encode_policy
+    from launcher.run_directory import find_run
+    from launcher.video import pick_policy
+    from launcher.whole_file import whole_file
+    from replay_service.keys import Keys
+
+    directory = find_run(run)
+    with _replay_of(directory.path) as (client, config):
+        policy, evaluation = pick_policy(client, Keys(config.run_id), version)
+    encoded = encode_policy(policy, config, format)
+    path = output or directory.path / f"policy-{policy.version}.{format}"
+    with whole_file(path) as partial:
+        partial.write_bytes(encoded)
+    judged = "" if evaluation is None or evaluation.success_any is None else f", success {evaluation.success_any:.0%}"
+    print(f"{path}: policy version {policy.version}, {policy.env_steps:,} env steps{judged}")
     return 0
 
 
