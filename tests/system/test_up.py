@@ -167,19 +167,6 @@ def test_data_that_vanished_from_redis_are_an_error_not_a_fresh_start(start: Sta
     assert "Redis no longer has its data" in again.output
 
 
-def test_down_from_another_terminal(start: Start) -> None:
-    run = start(*SMALL_PEN, "--num-env-steps", "100000")
-    run.wait_until(lambda state: state.env_steps > 0)
-    down = subprocess.run(
-        [sys.executable, "-m", "launcher", "down", str(run.run_dir)], capture_output=True, text=True, timeout=120
-    )
-    assert down.returncode == 0, down.stderr
-    assert "stopped" in down.stdout
-    assert run.wait(30) == 0
-    assert run.summary()["status"] == "stopped"
-    assert wait_until_gone(run.run_dir) == {}
-
-
 def test_ctrl_c_twice_ends_at_once_and_leaves_a_run_that_resumes(start: Start) -> None:
     run = start(*SMALL_PEN, "--num-env-steps", "1200")
     run.wait_until(lambda state: state.env_steps > 0)
@@ -191,18 +178,6 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_a_run_that_resumes(start: Start) -
     resumed = start("--restart-behavior", "resume")
     assert resumed.wait() == 0, resumed.output + resumed.logs()
     assert resumed.summary()["env_steps"] == 1200
-
-
-def test_the_launcher_killed_leaves_nothing_behind_and_a_run_that_resumes(start: Start) -> None:
-    run = start(*SMALL_PEN, "--num-env-steps", "1200")
-    run.wait_until(lambda state: state.env_steps > 0)
-    kill(run.process.pid)
-    run.process.wait()
-    assert wait_until_gone(run.run_dir, 60) == {}
-    resumed = start("--restart-behavior", "resume")
-    assert resumed.wait() == 0, resumed.output + resumed.logs()
-    assert resumed.summary()["env_steps"] == 1200
-    assert resumed.summary()["unaccounted_steps"] == 0
 
 
 def test_any_gymnasium_environment_without_data(start: Start) -> None:

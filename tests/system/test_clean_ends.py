@@ -1,0 +1,188 @@
+"""However a run is ended, no process, port, shared memory or lock of it is left, and it resumes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from launcher.run_directory import RunDirectory
+from replay_service.connection import RedisEndpoint
+from replay_service.process_identity import ProcessIdentity
+from tests.system.conftest import Start
+from tests.system.launching import SMALL_PEN, Launched, kill
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.timeout(500),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
+
+def descendants(pid: int) -> list[ProcessIdentity]:
+    """A process and everything below it, Ray's own processes too."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for above in found:
+        found += [child for child, parent in parents.items() if parent == above]
+    return [ProcessIdentity.of(one) for one in found]
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def listening() -> dict[str, str]:
+    """Socket inode -> local address of every listening TCP socket of this machine."""
+    found = {}
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                found[words[9]] = words[1]
+    return found
+
+
+@dataclass
+class Belongings:
+    """What a run has on this machine."""
+
+    processes: list[ProcessIdentity]
+    sockets: dict[str, str]
+    shared_memory: set[Path]
+
+    @staticmethod
+    def of(pid: int) -> Belongings:
+        processes, sockets, shared = descendants(pid), {}, set()
+        all_listening = listening()
+        for process in processes:
+            with suppress(OSError):
+                for handle in Path(f"/proc/{process.pid}/fd").iterdir():
+                    with suppress(OSError):
+                        target = os.readlink(handle)
+                        inode = target[8:-1] if target.startswith("socket:[") else ""
+                        if inode in all_listening:
+                            sockets[inode] = all_listening[inode]
+                for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+                    if "/dev/shm/" in line:
+                        shared.add(Path(line[line.index("/dev/shm/") :].removesuffix(" (deleted)")))
+        return Belongings(processes, sockets, shared)
+
+    def left(self) -> list[str]:
+        still = listening()
+        return [
+            *(f"process {p.pid} {command_line(p.pid)}" for p in self.processes if p.is_alive),
+            *(f"port {address}" for inode, address in self.sockets.items() if inode in still),
+            *(f"{path}" for path in self.shared_memory if path.exists()),
+        ]
+
+
+def assert_nothing_is_left(belongings: Belongings, run_dir: Path) -> None:
+    deadline = time.monotonic() + 180  # Ray's agents look for their raylet, and end, a minute after a SIGKILL
+    while (left := belongings.left()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+    with RunDirectory(run_dir).held():
+        pass  # refused when anybody still had the lock
+
+
+def in_a_terminal(run_dir: Path, *options: str) -> tuple[Launched, int]:
+    """Start `launcher up` in a terminal of its own; returns the terminal's other end too."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launcher", "up", "--run-dir", str(run_dir), *options],
+        stdin=slave, stdout=slave, stderr=slave, text=True, cwd=run_dir.parent, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one system call
+    )  # fmt: skip
+    os.close(slave)
+    screen = run_dir.with_name("screen.out")
+
+    def drain() -> None:
+        with screen.open("wb") as file, suppress(OSError, ValueError):
+            while data := os.read(master, 65536):
+                file.write(data)
+
+    threading.Thread(target=drain, daemon=True).start()
+    screen.touch()
+    return Launched(process, run_dir, screen), master
+
+
+@pytest.mark.parametrize("end", ["ctrl-c", "SIGTERM", "down", "terminal closed", "SIGKILL"])
+def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: str) -> None:
+    options = (*SMALL_PEN, "--num-env-steps", "100000")
+    if end == "terminal closed":
+        run, terminal = in_a_terminal(tmp_path / "run", *options)
+    else:
+        run = start(*options)
+    try:
+        run.wait_until(lambda state: state.env_steps > 0)
+        belongings = Belongings.of(run.process.pid)
+        assert len(belongings.processes) > 10  # Ray's and the roles'
+        assert len(belongings.sockets) >= 6  # Redis, discovery and five processes' metrics among them
+        if end == "ctrl-c":
+            os.kill(run.process.pid, signal.SIGINT)
+        elif end == "SIGTERM":
+            os.kill(run.process.pid, signal.SIGTERM)
+        elif end == "down":
+            done = subprocess.run(
+                [sys.executable, "-m", "launcher", "down", str(run.run_dir)],
+                capture_output=True, text=True, timeout=150,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert "stopped" in done.stdout
+        elif end == "terminal closed":
+            os.close(terminal)
+        else:
+            kill(run.process.pid)
+        assert run.wait(120) == (-signal.SIGKILL if end == "SIGKILL" else 0), run.output
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+    assert_nothing_is_left(belongings, run.run_dir)
+    stopped = run.summary()
+    if end != "SIGKILL":
+        assert stopped["status"] == "stopped"
+        assert stopped["unaccounted_steps"] == 0
+
+    budget = max(800, stopped["env_steps"] + 200)
+    resumed = start("--restart-behavior", "resume", "--num-env-steps", str(budget))
+    assert resumed.wait() == 0, resumed.output + resumed.logs()
+    summary = resumed.summary()
+    assert (summary["status"], summary["env_steps"], summary["unaccounted_steps"]) == ("finished", budget, 0)
+    assert "resume proved: " in (run.run_dir / "logs" / "learner.log").read_text()
+
+
+def test_a_resume_moves_to_another_port_when_a_program_has_taken_redis_s(start: Start) -> None:
+    run = start(*SMALL_PEN, "--num-env-steps", "600")
+    assert run.wait() == 0, run.output
+    connection = run.run_dir / "redis" / "connection.json"
+    port = int(RedisEndpoint.load(connection).url.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        resumed = start("--restart-behavior", "resume", "--num-env-steps", "900")
+        assert resumed.wait() == 0, resumed.output + resumed.logs()
+    assert int(RedisEndpoint.load(connection).url.rpartition(":")[2]) != port
+    assert f"port {port} is taken by another program; Redis moves to port" in (
+        run.run_dir / "logs" / "replay.log"
+    ).read_text(encoding="utf-8")
+    assert resumed.summary()["env_steps"] == 900
+    assert resumed.summary()["unaccounted_steps"] == 0
