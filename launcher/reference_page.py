@@ -15,8 +15,14 @@ _HEAD = """<!-- Made by `python -m launcher.reference_page docs/commands.md`; a 
 
 def page() -> str:
     """Every command and every setting, as Markdown."""
+    layers = app.config
+    app.config = ()  # a command line that was parsed before leaves its layers, and they would show in the text
+    try:
+        text = app.generate_docs()
+    finally:
+        app.config = layers
     # In usage lines of sub-commands cyclopts repeats how Python itself was started.
-    text = re.sub(r"^(launcher .*?) -(?:m [\w.]+|c)\b", r"\1", app.generate_docs(), flags=re.MULTILINE)
+    text = re.sub(r"^(launcher .*?) -(?:m [\w.]+|c)\b", r"\1", text, flags=re.MULTILINE)
     return _HEAD + text.replace("```console\n", "```text\n").rstrip() + "\n"
 
 
