@@ -26,6 +26,7 @@ from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.trajectory_stream import StreamEntry, TrajectoryReader
 from replay_service.weights_channel import WeightsChannel
+from tests.lossy_link import LossyLink
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights, WaitUntil
@@ -81,16 +82,18 @@ class Link:
             ip("-n", self.actor, "link", "set", "actor0", "up")
 
     @contextmanager
-    def slow_and_lossy(self) -> Iterator[None]:
-        """200 ms of delay, every twentieth packet lost."""
-        command = ["ip", "netns", "exec", self.actor, "tc", "qdisc", "add", "dev", "actor0", "root", "netem"]
-        done = subprocess.run([*command, "delay", "200ms", "loss", "5%"], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"this kernel has no netem: {done.stderr.strip()}")
-        try:
-            yield
-        finally:
-            subprocess.run([*command[:4], "tc", "qdisc", "del", "dev", "actor0", "root"], check=True)
+    def slow_and_lossy(self) -> Iterator[LossyLink]:
+        """200 ms there and back, every twentieth packet of either direction lost; connections that stand move over."""
+        names = f"awac{os.getpid()}a", f"awac{os.getpid()}r"
+        with LossyLink(names, delay_s=0.1, loss=0.05) as worse:
+            for device, namespace, own, other in (
+                (names[0], self.actor, ACTOR_ADDRESS, REDIS_ADDRESS),
+                (names[1], self.redis, REDIS_ADDRESS, ACTOR_ADDRESS),
+            ):
+                ip("link", "set", device, "netns", namespace)
+                ip("-n", namespace, "link", "set", device, "mtu", "1500", "up")
+                ip("-n", namespace, "route", "add", f"{other}/32", "dev", device, "src", own)
+            yield worse
 
 
 @pytest.fixture
@@ -244,7 +247,13 @@ def test_short_cuts_at_any_moment(drill: Drill) -> None:
 
 
 def test_a_slow_link_that_loses_packets(drill: Drill) -> None:
-    with drill.link.slow_and_lossy():
-        drill.wait_for_steps(300)
+    with drill.link.slow_and_lossy() as worse:
+        began = time.monotonic()
+        for _ in range(3):
+            drill.wait_for_steps(300)
+        took_s = time.monotonic() - began
+    assert worse.lost >= 3
+    assert worse.carried > 10 * worse.lost
+    assert took_s > 0.2  # no append comes back sooner than the link's round trip
     drill.wait_for_steps(200)
     drill.leave_and_count()
