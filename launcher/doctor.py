@@ -163,6 +163,11 @@ def _ledger(state: RunState, actors: list[ActorLedger], online: Recount) -> list
             f"leases: {state.leased_steps:,} steps, {sum(a.lease for a in actors):,} by the actors' accounts",
         ),
     ]
+    findings += [
+        Finding(False, f"actor {a.actor_id}: its account holds no number in {', '.join(a.damaged)}")
+        for a in actors
+        if a.damaged
+    ]
     wrong = [a.actor_id for a in actors if online.by_actor[a.actor_id] > a.stored_steps]
     if evicted == 0:
         wrong = [a.actor_id for a in actors if online.by_actor[a.actor_id] != a.stored_steps]

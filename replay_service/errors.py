@@ -7,6 +7,7 @@
     │   ├── EnvironmentUnknown    no such environment, or one whose spaces are not supported
     │   ├── RunDirectoryError     the run directory is in use, holds another run, or cannot be written
     │   ├── RedisUnavailable      no Redis at that address, or it refused the credentials
+    │   ├── DamagedState          a counter of the run in Redis was overwritten with something that is none
     │   └── CheckpointError       a checkpoint is missing, damaged, or made by another configuration
     ├── WireError                 bytes that are not a valid message (quarantined, never fatal to a reader)
     └── ProtocolError             a peer that must not go on
@@ -48,6 +49,10 @@ class RunDirectoryError(UserError):
 
 class RedisUnavailable(UserError):
     """No Redis answers at the address, or it refused the credentials."""
+
+
+class DamagedState(UserError):
+    """A counter of the run in Redis was overwritten with something that is none."""
 
 
 class CheckpointError(UserError):

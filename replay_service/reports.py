@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -12,6 +13,8 @@ from replay_service.redis_client import RedisClient
 from replay_service.run_state import RunState
 
 _REPORT_HISTORY = 10_000
+_INDEX = re.compile(rb"\d{1,9}")
+_COUNT = re.compile(rb"-?\d{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,11 @@ class ActorLedger:
     policy_version: int
     last_return: float | None
     last_seen_ms: int
+    damaged: tuple[str, ...] = ()
+    """Fields that hold no number and are read as 0: whoever has an actor's credential can write them."""
+
+
+_COUNTED = tuple(item.name for item in fields(ActorLedger) if item.name not in ("actor_id", "last_return", "damaged"))
 
 
 class Reports:
@@ -129,7 +137,8 @@ class Reports:
 
     def state_and_actors(self) -> tuple[RunState, list[ActorLedger]]:
         """The run's counters and every actor's ledger, read at one moment: their sums agree."""
-        ids = sorted(int(member) for member in self._client.smembers(self._keys.actors))
+        members = self._client.smembers(self._keys.actors)
+        ids = sorted(int(member) for member in members if _INDEX.fullmatch(member))
         with self._client.pipeline(transaction=True) as pipe:
             for key in (*self._keys.state, *(self._keys.actor(actor_id) for actor_id in ids)):
                 pipe.hgetall(key)
@@ -146,22 +155,20 @@ def _evaluation(values: dict[str, Any]) -> Evaluation:
 
 
 def _ledger(actor_id: int, values: dict[bytes, bytes]) -> ActorLedger:
-    def count(name: str) -> int:
-        return int(values.get(name.encode(), b"0"))
+    damaged = []
 
-    last_return = values.get(b"last_return", b"")
-    return ActorLedger(
-        actor_id=actor_id,
-        epoch=count("epoch"),
-        next_sequence=count("next_sequence"),
-        stored_steps=count("stored_steps"),
-        duplicate_steps=count("duplicate_steps"),
-        quarantined_steps=count("quarantined_steps"),
-        lease=count("lease"),
-        episodes=count("episodes"),
-        successes=count("successes"),
-        restarts=count("restarts"),
-        policy_version=count("policy_version"),
-        last_return=float(last_return) if last_return else None,
-        last_seen_ms=count("last_seen_ms"),
-    )
+    def count(name: str) -> int:
+        raw = values.get(name.encode(), b"0")
+        if _COUNT.fullmatch(raw):
+            return int(raw)
+        damaged.append(name)
+        return 0
+
+    last_return: float | None = None
+    if raw := values.get(b"last_return", b""):
+        try:
+            last_return = float(raw)
+        except ValueError:
+            damaged.append("last_return")
+    counts = {name: count(name) for name in _COUNTED}
+    return ActorLedger(actor_id=actor_id, **counts, last_return=last_return, damaged=tuple(damaged))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from replay_service.config import RunConfig
-from replay_service.errors import RunDirectoryError, SpecMismatch
+from replay_service.errors import DamagedState, RunDirectoryError, SpecMismatch
 from replay_service.experience import WIRE_VERSION
 from replay_service.keys import Keys
 from replay_service.process_identity import ProcessIdentity
@@ -103,18 +103,28 @@ class RunState:
 
     @staticmethod
     def from_hash(values: dict[bytes, bytes]) -> RunState:
-        """Build a state from all its fields; absent counters are 0."""
+        """Build a state from all its fields; absent counters are 0.
+
+        Raises:
+            DamagedState: a field holds something else than it should.
+        """
         converted: dict[str, Any] = {}
         for item in fields(RunState):
             raw = values.get(item.name.encode(), b"")
-            if item.name == "phase":
-                converted["phase"] = Phase(raw.decode() or "seeding")
-            elif item.name in ("spec_fingerprint", "stop_requested"):
-                converted[item.name] = raw.decode()
-            elif item.name == "utd_ratio":
-                converted[item.name] = float(raw or 0)
-            else:
-                converted[item.name] = int(raw or 0)
+            try:
+                if item.name == "phase":
+                    converted["phase"] = Phase(raw.decode() or "seeding")
+                elif item.name in ("spec_fingerprint", "stop_requested"):
+                    converted[item.name] = raw.decode()
+                elif item.name == "utd_ratio":
+                    converted[item.name] = float(raw or 0)
+                else:
+                    converted[item.name] = int(raw or 0)
+            except ValueError as error:
+                raise DamagedState(
+                    f"the run's state in Redis: {item.name} holds {raw[:40]!r}, which is none of its values; somebody "
+                    "else has written there. Change Redis's passwords and resume from a copy of its data"
+                ) from error
         return RunState(**converted)
 
 

@@ -82,6 +82,13 @@ def test_a_counter_that_drifted_is_found(
     assert any(expected in text for text in bad(examine(redis_client, run_config, sound_run)))
 
 
+def test_an_account_without_a_number_is_found(
+    sound_run: Path, redis_client: RedisClient, keys: Keys, run_config: RunConfig
+) -> None:
+    redis_client.hset(keys.actor(0), "lease", "many")
+    assert "actor 0: its account holds no number in lease" in bad(examine(redis_client, run_config, sound_run))
+
+
 def test_a_message_that_vanished_is_found_although_no_counter_says_so(
     sound_run: Path, redis_client: RedisClient, keys: Keys, run_config: RunConfig
 ) -> None:

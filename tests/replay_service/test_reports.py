@@ -149,3 +149,19 @@ class TestLedgers:
             TrajectoryWriter(redis_client, keys, spec, actor_id=actor_id).register()
         assert [ledger.actor_id for ledger in reports.actors()] == [2, 9, 10]
         assert all(ledger.last_return is None for ledger in reports.actors())
+
+    @pytest.mark.parametrize("written", ["", "a", "1.5", "1e3", "9" * 40, "\N{SUPERSCRIPT TWO}", " 1"])
+    def test_an_account_that_somebody_has_written_into_is_read_and_named(
+        self, reports: Reports, online_state: RunStateStore, redis_client: RedisClient, keys: Keys, written: str,
+        spec: ExperienceSpec,
+    ) -> None:  # fmt: skip
+        for actor_id in (0, 1):
+            TrajectoryWriter(redis_client, keys, spec, actor_id=actor_id).register()
+        redis_client.hset(keys.actor(1), "stored_steps", written)
+        redis_client.hset(keys.actor(1), "last_return", "none")
+        redis_client.sadd(keys.actors, "no index", written or "x")
+        sound, damaged = reports.actors()
+        assert (sound.actor_id, sound.epoch, sound.damaged) == (0, 1, ())
+        assert (damaged.stored_steps, damaged.last_return) == (0, None)
+        assert damaged.epoch == 1
+        assert damaged.damaged == ("last_return", "stored_steps")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from replay_service.config import EnvironmentConfig, RunConfig
-from replay_service.errors import RunDirectoryError, SpecMismatch
+from replay_service.errors import DamagedState, RunDirectoryError, SpecMismatch
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunState, RunStateStore
@@ -159,3 +159,11 @@ def test_the_band_of_the_ratio_follows_from_the_limiter(
 def test_a_band_wider_than_the_run_begins_at_zero(state: RunStateStore, redis_client: RedisClient, keys: Keys) -> None:
     redis_client.hset(keys.run, "env_steps", 30)
     assert state.read().utd_band == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "written"), [("env_steps", b"x"), ("phase", b"lunch"), ("utd_ratio", b"one"), ("stop_requested", b"\xff")]
+)
+def test_a_field_that_holds_something_else_is_named(field: str, written: bytes) -> None:
+    with pytest.raises(DamagedState, match=rf"{field} holds b"):
+        RunState.from_hash({field.encode(): written})
