@@ -4,7 +4,8 @@
 
 A run that is finished is left alone, one that was interrupted is resumed, so the command may be given again after
 anything. `--list` prints the commands instead. Every run has one learner thread: on a small machine as many runs as
-there are cores go on at once.
+there are cores go on at once. `--make-data` makes the datasets that are missing: the cloned rollouts of the paper's
+protocol, and demonstrations that are worse than those of the main curves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ _BATCH_256 = ("--learner.batch-size", "256")
 DEMONSTRATIONS = {"pen": "pen/demos-v0", "door": "door/human-v0", "relocate": "relocate/demos-v0"}
 """Demonstrations below the folder of datasets; rollouts of cloned policies are in `<env>-bc-v0` beside them."""
 
+_EXPERTS = "relocate/expert-v0"
+WORSE = {
+    "relocate-noisy-25": ("--noise-std", "0.3", "--noise-correlation", "0.9", "--episodes", "25"),
+    "relocate-10": ("--noise-std", "0.1", "--episodes", "10"),
+    "relocate-5": ("--noise-std", "0.1", "--episodes", "5"),
+    "relocate-1": ("--noise-std", "0.1", "--episodes", "1"),
+}
+"""Worse demonstrations of relocate: name of the .npz -> options of `launcher dataset demos`."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -39,11 +49,13 @@ class Experiment:
     seeds: int = 3
     with_rollouts: bool = False
     """Whether 100,000 transitions of cloned policies come with the demonstrations, as in the paper."""
+    demonstrations: str = ""
+    """A dataset of its own in the place of the task's demonstrations."""
     options: tuple[str, ...] = ()
 
     def command(self, seed: int, data: Path, runs: Path) -> list[str]:
         """The command line of one run."""
-        datasets = [data / DEMONSTRATIONS[self.env]]
+        datasets = [data / (self.demonstrations or DEMONSTRATIONS[self.env])]
         if self.with_rollouts:
             datasets.append(data / f"{self.env}-bc-v0")
         return [
@@ -89,6 +101,10 @@ EXPERIMENTS = (
     with_one("n-step", "--learner.n-step", "3"),
     with_one("sharp-weights", "--learner.weighting", "exponential", "--learner.advantage-clip", "none",
              "--learner.max-weight", "20", "--learner.normalise-weights"),
+    *(
+        Experiment(f"strong-on-{name}", "relocate", "strong", 100_000, seeds=1, demonstrations=f"{name}.npz")
+        for name in WORSE
+    ),
     Experiment("behaviour-cloning-pen", "pen", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-door", "door", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-relocate", "relocate", "behaviour-cloning", 0),
@@ -102,6 +118,18 @@ def chosen(only: list[str], data: Path, runs: Path) -> Iterator[tuple[Path, list
         for experiment in picked:
             if seed < experiment.seeds:
                 yield runs / f"{experiment.name}-{seed}", experiment.command(seed, data, runs)
+
+
+def dataset_commands(data: Path) -> Iterator[tuple[Path, list[str]]]:
+    """(what it makes, command) for every dataset that is made rather than brought."""
+    for env, demonstrations in DEMONSTRATIONS.items():
+        made = data / f"{env}-bc-v0"
+        command = ["dataset", "rollout", "--env", env, "--source", str(data / demonstrations), "--output", str(made)]
+        yield made, command
+    for name, options in WORSE.items():
+        made = data / f"{name}.npz"
+        command = ["dataset", "demos", "--env", "relocate", "--source", str(data / _EXPERTS), "--output", str(made)]
+        yield made, [*command, *options]
 
 
 def is_finished(run: Path) -> bool:
@@ -130,8 +158,17 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run directories")
     parser.add_argument("--only", nargs="*", default=[], help="experiments, as in strong-* published-pen")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
+    parser.add_argument(
+        "--make-data", action="store_true", help="make the datasets that are missing, and start nothing"
+    )
     parser.add_argument("--list", action="store_true", help="print the commands and start nothing")
     arguments = parser.parse_args()
+    if arguments.make_data:
+        for made, command in dataset_commands(arguments.data.resolve()):
+            if not made.exists():
+                print(shlex.join(["launcher", *command]), flush=True)
+                subprocess.run([sys.executable, "-m", "launcher", *command], check=True)
+        return 0
     todo = list(chosen(arguments.only, arguments.data.resolve(), arguments.runs.resolve()))
     if arguments.list:
         for _run, command in todo:

@@ -1,8 +1,9 @@
 """Does anything grow? A run at full rate whose actors are killed and come back; its memory and descriptors are watched.
 
 `python -m benchmarks.soak --minutes 30`. The replay buffer is small and evaluations are many, so that both what is
-retained and the policies that are kept for films reach their number in the first half; then a line is fitted to the second half of the samples of each role. Flat means that the line rises by less than
-a share of the mean over that time. Short soaks only show that the soak itself works.
+retained and the policies that are kept for films reach their number in the first half; then a line is fitted to the
+second half of the samples of each role. Flat means that the line rises by less than a share of the mean over that
+time. Short soaks only show that the soak itself works.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def start_run(run_dir: Path, actors: int, kills: int) -> subprocess.Popen[bytes]
     options = {
         "env": "pen", "actors": actors, "device": "cpu", "num-offline-steps": 200, "initial-env-steps": 400,
         "num-env-steps": 10**9, "replay.capacity": _CAPACITY, "learner.batch-size": 256, "utd-ratio": 0.25,
-        "evaluator.episodes": 1, "learner.evaluate-every-env-steps": 1500, "learner.checkpoint-every-s": 20, "actor.max-restarts": kills + 10,
+        "evaluator.episodes": 1, "learner.evaluate-every-env-steps": 1500,
+        "learner.checkpoint-every-s": 20, "actor.max-restarts": kills + 10,
         "launcher.max-restarts": kills + 10, "run-dir": run_dir,
     }  # fmt: skip
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
