@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +54,11 @@ class Environment:
     task: Task | None
     action_low: npt.NDArray[np.float64]
     action_high: npt.NDArray[np.float64]
+    _policy_range: bool = field(init=False)
+    """Whether the environment's bounds are the policy's own."""
+
+    def __post_init__(self) -> None:
+        self._policy_range = bool((self.action_low == -1.0).all() and (self.action_high == 1.0).all())
 
     def reset(self, seed: int | None = None) -> FloatArray:
         """Begin an episode; a seed also restarts the environment's own generator. Returns (O,) float32."""
@@ -62,18 +67,34 @@ class Environment:
 
     def step(self, action: FloatArray) -> Step:
         """Take one action, (A,) in the policy's range [-1, 1]; values outside are clipped here, not in the record."""
-        bounded = np.clip(action, -1.0, 1.0).astype(np.float64)
-        scaled = self.action_low + (bounded + 1.0) * 0.5 * (self.action_high - self.action_low)
-        raw, reward, terminated, truncated, info = self.env.step(scaled)
+        step = self.advance(action)
+        judged = self.judge(step.observation)
+        if judged is None:
+            return step
+        rewards, successes = judged
+        return step._replace(reward=float(rewards), success=bool(successes))
+
+    def advance(self, action: FloatArray) -> Step:
+        """The same without the judgement of the hand tasks, which `judge` passes on many observations at once."""
+        bounded = np.minimum(np.maximum(action, -1.0), 1.0).astype(np.float64)
+        if not self._policy_range:
+            bounded = self.action_low + (bounded + 1.0) * 0.5 * (self.action_high - self.action_low)
+        raw, reward, terminated, truncated, info = self.env.step(bounded)
         observation = np.asarray(raw, dtype=np.float32)
-        success: bool | None
         if self.task is not None:
-            # From the float32 observation, so that the stored data and the reward never disagree.
-            success = bool(self.task.success(observation))
-            reward, terminated = float(success) - 1.0, False
-        else:
-            success = bool(info["success"]) if "success" in info else None
+            return Step(observation, 0.0, False, bool(truncated), None)
+        success = bool(info["success"]) if "success" in info else None
         return Step(observation, float(reward), bool(terminated), bool(truncated and not terminated), success)
+
+    def judge(self, observations: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]] | None:
+        """Rewards (...) float32 and successes (...) of the steps that led to observations (..., O).
+
+        From the float32 observations, so that the stored data and the reward never disagree. None when the
+        environment pays its own rewards: `advance` has told them.
+        """
+        if self.task is None:
+            return None
+        return self.task.rewards(observations), self.task.success(observations)
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Draw it as it is now: (height, width, 3). It must have been made with `render_mode="rgb_array"`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -57,23 +57,30 @@ class Rollout:
         observations: list[FloatArray] = [self._observation]
         actions: list[FloatArray] = []
         rewards: list[float] = []
+        successes: list[bool | None] = []
         first_step = self._step_in_episode
         terminated = truncated = False
         for row in noise:
             action = policy.act(self._observation, row)
-            step = self._environment.step(action)
+            step = self._environment.advance(action)
             self._observation = step.observation
             observations.append(step.observation)
             actions.append(action)
             rewards.append(step.reward)
-            self._note(step.reward, step.success)
+            successes.append(step.success)
             terminated, truncated = step.terminated, step.truncated
             if terminated or truncated or should_stop():
                 break
+        stacked = np.stack(observations)
+        paid = np.asarray(rewards, dtype=np.float32)
+        judged = self._environment.judge(stacked[1:])
+        if judged is not None:
+            paid, successes = judged[0], judged[1].tolist()
+        self._note(paid if judged is not None else rewards, successes)
         trajectory = Trajectory(
-            observations=np.stack(observations),
+            observations=stacked,
             actions=np.stack(actions),
-            rewards=np.asarray(rewards, dtype=np.float32),
+            rewards=paid,
             terminated=terminated,
             truncated=truncated,
             origin=Origin(self._actor_id, self._epoch, self._sequence, policy.version, self._episode, first_step),
@@ -81,11 +88,13 @@ class Rollout:
         self._sequence += 1
         return trajectory, self._close_episode() if trajectory.ends_episode else None
 
-    def _note(self, reward: float, success: bool | None) -> None:
-        self._step_in_episode += 1
-        self._return += reward
-        if success is not None:
-            self._success = bool(self._success) or success
+    def _note(self, rewards: Iterable[float], successes: Sequence[bool | None]) -> None:
+        self._step_in_episode += len(successes)
+        for reward in rewards:  # one after the other: a return must not depend on how an episode was cut
+            self._return += float(reward)
+        known = [success for success in successes if success is not None]
+        if known:
+            self._success = bool(self._success) or any(known)
 
     def _close_episode(self) -> EpisodeOutcome:
         outcome = EpisodeOutcome(self._return, self._success)

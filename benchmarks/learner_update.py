@@ -1,7 +1,7 @@
-"""How much slower is one AWAC update, sampling included, than its own matrix products?
+"""What does one AWAC update cost, sampling included, beside its own matrix products and beside d3rlpy's AWAC?
 
-The products are timed alone, in the same shapes and number, in the same process: forward and both backward products of
-every layer that is trained, forward alone of those that are not.
+The products are timed alone, in the same shapes and number: forward and both backward products of every layer that is
+trained, forward alone of those that are not. All sides have the same number of threads and take turns.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the learner runs
 
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 
-from benchmarks.record import Measurement, report
+from benchmarks.peer import PeerMissing, peer
+from benchmarks.record import compared, report, skipped
+from benchmarks.timing import Timer, alternate, timer
 from learner.config import LearnerConfig
+from learner.lanes import FEWEST_ROWS, Lanes
 from learner.matrix_products import prefer_onednn
 from learner.mirror import ReplayMirror, Transitions
 from learner.update import gradient_step, make_state
@@ -25,9 +28,15 @@ from replay_service.experience import ExperienceSpec
 
 SPEC = ExperienceSpec("relocate", 39, 30, 200)
 SIZES = {"batch 256, 2x256": (256, (256, 256)), "batch 1024, 4x256": (1024, (256, 256, 256, 256))}
+TARGETED = "batch 1024, 4x256"
+LOWEST_SHARE = 0.85
+LOWEST_SPEEDUP = 1.8
+_ROUNDS = 8
+_ROUND_S = 0.3
 
 
 def filled_mirror(transitions: int) -> ReplayMirror:
+    """Random transitions, in trajectories of 200."""
     mirror = ReplayMirror(observation_dim=39, action_dim=30, seed_steps=0, capacity=transitions, evict_seed=True,
                           device=torch.device("cpu"))  # fmt: skip
     draw = np.random.default_rng(0)
@@ -39,19 +48,8 @@ def filled_mirror(transitions: int) -> ReplayMirror:
     return mirror
 
 
-def best_seconds(act: Callable[[], object], rounds: int = 5, repeats: int = 20) -> float:
-    """Best mean of several rounds, in seconds."""
-    means = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        for _ in range(repeats):
-            act()
-        means.append((time.perf_counter() - began) / repeats)
-    return min(means)
-
-
-def products(batch: int, hidden: tuple[int, ...]) -> Callable[[], None]:
-    """All matrix products of one update, into preallocated results."""
+def products(batch: int, hidden: tuple[int, ...]) -> tuple[Callable[[], None], float]:
+    """All matrix products of one update, into preallocated results; and their floating-point operations."""
     made: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def add(rows: int, inner: int, columns: int) -> None:
@@ -75,32 +73,71 @@ def products(batch: int, hidden: tuple[int, ...]) -> Callable[[], None]:
         for left, right, out in made:
             torch.mm(left, right, out=out)
 
-    return run
+    return run, sum(2.0 * left.shape[0] * left.shape[1] * right.shape[1] for left, right, _ in made)
+
+
+def make_update(mirror: ReplayMirror, batch: int, hidden: tuple[int, ...], lanes: int) -> Callable[[], None]:
+    """Sampling and one gradient step, as the learner does them."""
+    config = LearnerConfig(batch_size=batch, policy_hidden_sizes=hidden, critic_hidden_sizes=hidden)
+    state = make_state(config, SPEC, seed=0, device=torch.device("cpu"))
+    state.lanes = Lanes(lanes)
+
+    def update() -> None:
+        gradient_step(state, mirror.sample(batch, state.generator, offline_fraction=None), config)
+
+    return update
+
+
+def on_threads(count: int, take: Timer) -> Timer:
+    """The same with so many threads for one operation."""
+
+    def on_them(repeats: int) -> float:
+        torch.set_num_threads(count)
+        return take(repeats)
+
+    return on_them
+
+
+def measure(mirror: ReplayMirror, name: str, threads: int) -> None:
+    """One size, with one number of threads on every side."""
+    batch, hidden = SIZES[name]
+    lanes = max(1, min(threads, batch // FEWEST_ROWS))
+    alone, operations = products(batch, hidden)
+    with ExitStack() as stack:
+        sides: dict[str, Timer] = {
+            "update": on_threads(max(1, threads // lanes), timer(make_update(mirror, batch, hidden, lanes))),
+            "products": on_threads(threads, timer(alone)),
+        }
+        full_name = f"AWAC update, {name}, {threads} thread{'s' * (threads > 1)}"
+        if threads == (os.cpu_count() or 1):  # d3rlpy uses all cores
+            try:
+                other = stack.enter_context(peer("d3rlpy_awac", str(batch), *(str(width) for width in hidden)))
+                sides[f"d3rlpy {other.version}"] = other.take
+            except PeerMissing as error:
+                report(skipped(f"{full_name}, against d3rlpy", str(error)))
+        once = sides["update"](3) / 3
+        found = alternate(sides, rounds=_ROUNDS, repeats=max(3, round(_ROUND_S / once)))
+    update, limit = found.pop("update"), found.pop("products")
+    targeted = name == TARGETED
+    report(compared(
+        full_name, 1e3 * update.best, "ms", against="its matrix products alone", other=1e3 * limit.best,
+        less_is_better=True, target=LOWEST_SHARE if targeted else None,
+        note=f"{operations / 1e9:.1f} GFLOP at {operations / limit.best / 1e9:.0f} GFLOP/s; median of rounds "
+        f"{1e3 * update.median:.1f} and {1e3 * limit.median:.1f} ms",
+    ))  # fmt: skip
+    for peer_name, timing in found.items():
+        report(compared(
+            f"{full_name}, against d3rlpy", 1e3 * update.best, "ms", against=f"{peer_name}, sample and update",
+            other=1e3 * timing.best, less_is_better=True, target=LOWEST_SPEEDUP if targeted else None,
+        ))  # fmt: skip
 
 
 def main() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
     prefer_onednn()  # as the learner does
     mirror = filled_mirror(200_000)
-    for name, (batch, hidden) in SIZES.items():
-        config = LearnerConfig(policy_hidden_sizes=hidden, critic_hidden_sizes=hidden)
-        state = make_state(config, SPEC, seed=0, device=torch.device("cpu"))
-
-        def update() -> None:
-            sampled = mirror.sample(batch, state.generator, offline_fraction=None)  # noqa: B023 - used at once
-            gradient_step(state, sampled, config)  # noqa: B023 - used at once
-
-        best_seconds(update, rounds=1)
-        seconds, limit = best_seconds(update), best_seconds(products(batch, hidden))
-        report(
-            Measurement(
-                name=f"AWAC update, {name}",
-                value=round(1e3 * seconds, 2),
-                unit="ms",
-                against="its matrix products alone",
-                ratio=round(seconds / limit, 2),
-            )
-        )
+    for name in SIZES:
+        for threads in sorted({1, os.cpu_count() or 1}):
+            measure(mirror, name, threads)
 
 
 if __name__ == "__main__":

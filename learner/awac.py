@@ -80,9 +80,15 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target).square().mean(dim=1).sum()
 
 
-def critic_loss_gradient(q: Tensor, target: Tensor) -> Tensor:
-    """Derivative of `critic_loss` by q: 2 (Q_i(s_b, a_b) - y_b) / B, (N, B)."""
-    return (q - target) * (2.0 / q.shape[1])
+def critic_loss_gradient(q: Tensor, target: Tensor, *, batch_size: int | None = None) -> Tensor:
+    """Derivative of `critic_loss` by q: 2 (Q_i(s_b, a_b) - y_b) / B, (N, B).
+
+    Args:
+        q: (N, B), or the columns of some of the batch.
+        target: (B,), or the same of it.
+        batch_size: of the whole batch; None when q is all of it.
+    """
+    return (q - target) * (2.0 / (batch_size or q.shape[1]))
 
 
 def advantage_weights(
@@ -163,7 +169,13 @@ def policy_loss(log_prob: Tensor, weights: Tensor, *, reduction: Literal["mean",
 
 
 def policy_loss_gradient(
-    mean: Tensor, log_std: Tensor, actions: Tensor, weights: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
+    mean: Tensor,
+    log_std: Tensor,
+    actions: Tensor,
+    weights: Tensor,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Derivatives of `policy_loss` with `gaussian_log_prob` in it, by the mean and by the log standard deviation.
 
@@ -171,16 +183,17 @@ def policy_loss_gradient(
         dL/dlog sigma_j = -c sum_b w_b [ ((a_bj - mu_bj) / sigma_j)^2 - 1 ],   c = 1/B, or 1 for a sum
 
     Args:
-        mean: (B, A).
+        mean: (B, A), or the rows of some of the batch.
         log_std: (A,).
-        actions: (B, A).
-        weights: (B,).
+        actions: (B, A), or the same of it.
+        weights: (B,), or the same of it.
         reduction: as in `policy_loss`.
+        batch_size: of the whole batch; None when these are all of it.
 
     Returns:
-        (B, A) and (A,).
+        (B, A) and (A,); of some of the batch, the second is their part of the sum.
     """
     inverse_std = torch.exp(-log_std)
     scaled = (actions - mean) * inverse_std
-    share = weights.unsqueeze(-1) * (-1.0 if reduction == "sum" else -1.0 / mean.shape[0])
+    share = weights.unsqueeze(-1) * (-1.0 if reduction == "sum" else -1.0 / (batch_size or mean.shape[0]))
     return share * scaled * inverse_std, (share * (scaled.square() - 1.0)).sum(dim=0)

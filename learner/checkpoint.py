@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from learner.config import LearnerConfig
+from learner.fused_adam import moments
 from learner.update import LearnerState
 from replay_service.errors import CheckpointError
 from replay_service.experience import ExperienceSpec
@@ -281,11 +282,7 @@ def _tensors(state: LearnerState) -> dict[str, Tensor]:
         ("critic_optimizer", state.critic_optimizer, state.critics),
     ):
         for name, parameter in module.named_parameters():
-            slots = optimizer.state[parameter]
-            if not slots:
-                slots["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                slots["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                slots["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            slots = moments(optimizer, parameter)
             named |= {f"{part}.{name}.{slot}": tensor for slot, tensor in slots.items()}
     return named
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
+from learner.lanes import FEWEST_ROWS, Lanes
 from learner.matrix_products import prefer_onednn
 from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
@@ -123,7 +124,7 @@ class Learner:
             CheckpointError: the run has made progress that no sound checkpoint holds.
             DatasetError: a seed message does not fit the run.
         """
-        torch.set_num_threads(threads_for(self._config))
+        self._use_threads(threads_for(self._config))
         if self._device.type == "cpu":
             _log.info("matrix products by %s", "oneDNN" if prefer_onednn() else "the default library")
         address = serve_metrics(self._registry, self._run.metrics_host)
@@ -141,6 +142,13 @@ class Learner:
             else:
                 self._fine_tune_in_turns(self._turns)
         self._finish()
+
+    def _use_threads(self, threads: int) -> None:
+        """Share a batch among lanes where it is large enough; what threads are left over split single operations."""
+        largest = max(self._config.batch_size, self._config.offline_batch_size)
+        lanes = 1 if self._device.type != "cpu" else max(1, min(threads, largest // FEWEST_ROWS))
+        torch.set_num_threads(max(1, threads // lanes))
+        self._state.lanes = Lanes(lanes)
 
     # Startup
 

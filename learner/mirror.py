@@ -1,7 +1,8 @@
 """The replay mirror: every transition that Redis retains, as preallocated tensors on the learner's device.
 
-Sampling never leaves the device: a batch is one draw of indices and five gathers. The mirror holds the seed data in
-rows [0, S) and the online data in a ring of rows [S, S + C). It evicts whole trajectories by the rule that
+Sampling never leaves the device: a batch is one draw of indices and one gather, because a transition is one row of
+one matrix, [s, a, s', reward, discount]; rows lie far apart in memory, and each is fetched once. The mirror holds the
+seed data in rows [0, S) and the online data in a ring of rows [S, S + C). It evicts whole trajectories by the rule that
 `append.lua` uses, so it holds what the stream holds, and a mirror rebuilt from the stream has every transition in the
 row where the old one had it. (A quarantined message takes no row: a mirror that is rebuilt after one has the same
 transitions in the same order, some rows further.)
@@ -69,7 +70,7 @@ def n_step_transitions(trajectory: Trajectory, *, n_step: int, discount: float, 
         actions=trajectory.actions,
         rewards=rewards.astype(np.float32),
         discounts=discounts.astype(np.float32),
-        next_observations=trajectory.observations[ends],
+        next_observations=trajectory.observations[1:] if n_step == 1 else trajectory.observations[ends],
     )
 
 
@@ -98,11 +99,8 @@ class ReplayMirror:
         self._capacity = capacity
         self._evict_seed = evict_seed
         self._device = device
-        self._observations = torch.zeros(rows, observation_dim, device=device)
-        self._actions = torch.zeros(rows, action_dim, device=device)
-        self._rewards = torch.zeros(rows, device=device)
-        self._discounts = torch.zeros(rows, device=device)
-        self._next_observations = torch.zeros(rows, observation_dim, device=device)
+        self._columns = (observation_dim, action_dim, observation_dim, 1, 1)
+        self._transitions = torch.zeros(rows, sum(self._columns), device=device)
         self._seed_filled = 0
         self._entries: deque[tuple[int, int]] = deque()  # (first step, steps) of those in the ring, oldest first
         self._online_steps = 0  # of all entries together
@@ -134,7 +132,7 @@ class ReplayMirror:
         first, last = self._seed_filled, self._seed_filled + len(transitions.rewards)
         if last > self._seed_steps:
             raise ValueError(f"expected {self._seed_steps} seed transitions in all, got at least {last}")
-        self._write(slice(first, last), transitions)
+        self._write(first, transitions)
         self._seed_filled = last
 
     def insert_online(self, transitions: Transitions, *, first_step: int) -> None:
@@ -149,8 +147,10 @@ class ReplayMirror:
         count = len(transitions.rewards)
         kept = Transitions(*(array[-self._capacity :] for array in transitions))
         self._online_end += count
-        rows = np.arange(self._online_end - len(kept.rewards), self._online_end) % self._capacity
-        self._write(torch.from_numpy(rows + self._seed_steps).to(self._device), kept)
+        first = (self._online_end - len(kept.rewards)) % self._capacity
+        before_end = min(self._capacity - first, len(kept.rewards))
+        self._write(self._seed_steps + first, Transitions(*(array[:before_end] for array in kept)))
+        self._write(self._seed_steps, Transitions(*(array[before_end:] for array in kept)))
         self._entries.append((first_step, count))
         self._online_steps += count
         while self._online_steps > self._capacity and len(self._entries) > 1:
@@ -167,7 +167,7 @@ class ReplayMirror:
 
     def seed_observations(self) -> Tensor:
         """Observations of the seed transitions that have been inserted, (S, O), a view."""
-        return self._observations[: self._seed_filled]
+        return self._transitions[: self._seed_filled, : self._columns[0]]
 
     def sample(self, batch_size: int, generator: torch.Generator, *, offline_fraction: float | None) -> TransitionBatch:
         """Draw a batch with replacement.
@@ -196,14 +196,10 @@ class ReplayMirror:
         return self.gather(self._rows(logical))
 
     def gather(self, rows: Tensor) -> TransitionBatch:
-        """The transitions of the given rows, (B,) int64."""
-        return TransitionBatch(
-            self._observations.index_select(0, rows),
-            self._actions.index_select(0, rows),
-            self._rewards.index_select(0, rows),
-            self._discounts.index_select(0, rows),
-            self._next_observations.index_select(0, rows),
-        )
+        """The transitions of the given rows, (B,) int64; the fields are columns of one matrix."""
+        found = self._transitions.index_select(0, rows)
+        observations, actions, next_observations, rewards, discounts = found.split_with_sizes(self._columns, dim=1)
+        return TransitionBatch(observations, actions, rewards.squeeze(1), discounts.squeeze(1), next_observations)
 
     def check_valid(self) -> str | None:
         """Say which invariant is broken, or None; for tests and after a rebuild."""
@@ -221,19 +217,28 @@ class ReplayMirror:
 
     def _rows(self, logical: Tensor) -> Tensor:
         """Logical index (oldest seed first, newest online last) -> row."""
-        seed_size = self.seed_size
+        seed_size, online_size = self.seed_size, self.online_size
         first_seed = self._seed_filled - seed_size
-        first_online = self._online_end - self.online_size
-        online_rows = (logical - seed_size + first_online) % self._capacity + self._seed_steps
+        if online_size == 0:
+            return logical.add_(first_seed)
+        online_rows = (logical + (self._online_end - online_size - seed_size)).remainder_(self._capacity)
+        online_rows += self._seed_steps
+        if seed_size == 0:
+            return online_rows
         return torch.where(logical < seed_size, logical + first_seed, online_rows)
 
-    def _write(self, rows: slice | Tensor, transitions: Transitions) -> None:
-        for target, source in (
-            (self._observations, transitions.observations),
-            (self._actions, transitions.actions),
-            (self._rewards, transitions.rewards),
-            (self._discounts, transitions.discounts),
-            (self._next_observations, transitions.next_observations),
-        ):
-            # A copy, because arrays decoded from the wire are read-only views, which torch refuses to share.
-            target[rows] = torch.from_numpy(np.array(source)).to(self._device)
+    def _write(self, first_row: int, transitions: Transitions) -> None:
+        """Write consecutive rows; on the CPU straight from the arrays, which are views of the message's bytes."""
+        count = len(transitions.rewards)
+        if count == 0:
+            return
+        target = self._transitions[first_row : first_row + count]
+        on_cpu = target.device.type == "cpu"
+        rows = target.numpy() if on_cpu else np.empty(target.shape, dtype=np.float32)
+        parts = np.split(rows, np.cumsum(self._columns)[:-1], axis=1)
+        fields = (transitions.observations, transitions.actions, transitions.next_observations)
+        for part, field in zip(parts, fields, strict=False):
+            part[...] = field
+        parts[3][:, 0], parts[4][:, 0] = transitions.rewards, transitions.discounts
+        if not on_cpu:
+            target.copy_(torch.from_numpy(rows))

@@ -3,10 +3,14 @@
 Autograd would allocate and visit some two hundred small tensors a step. Here every pass writes into the same buffers,
 which never move, so that a CUDA graph can be captured of them. Tests hold each pass to a slow implementation with
 autograd.
+
+A pass may carry only some rows of a batch, as one lane of several (`learner.lanes`): it then writes gradients of its
+own, which are added up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,21 +20,26 @@ from learner.networks import CriticEnsemble, GaussianPolicy
 
 _LAYER_NORM_EPSILON = 1e-5
 
+Gradients = Mapping[Tensor, Tensor]
+"""Parameter -> where the derivative of the loss by it is written."""
+
 
 class PolicyPass:
     """One pass of the policy's mean for batches of one size.
 
     Args:
-        policy: read at each pass; `backward` writes the gradients of its layers.
+        policy: read at each pass.
         batch_size: B.
+        gradients: where `backward` writes those of its layers; without them there is no backward pass.
     """
 
-    def __init__(self, policy: GaussianPolicy, batch_size: int) -> None:
+    def __init__(self, policy: GaussianPolicy, batch_size: int, *, gradients: Gradients | None = None) -> None:
         self._layers = [layer for layer in policy.layers if isinstance(layer, nn.Linear)]
         self._bounded = policy.spec.bounded_mean
         like = self._layers[0].weight
         self._outputs = [like.new_empty(batch_size, layer.out_features) for layer in self._layers]
-        self._gradients = [torch.empty_like(output) for output in self._outputs]
+        self._back = [torch.empty_like(output) for output in self._outputs] if gradients is not None else []
+        self._gradients = gradients or {}
         self._inputs: Tensor | None = None
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -50,7 +59,7 @@ class PolicyPass:
         """Write dL/dparameter of every layer, given dL/dmean (B, A) of the last forward pass."""
         assert self._inputs is not None, "forward comes first"
         last = len(self._layers) - 1
-        gradient = self._gradients[last]
+        gradient = self._back[last]
         if self._bounded:
             torch.ops.aten.tanh_backward.grad_input(mean_gradient, self._outputs[last], grad_input=gradient)
         else:
@@ -58,11 +67,11 @@ class PolicyPass:
         for index in range(last, -1, -1):
             layer = self._layers[index]
             below = self._outputs[index - 1] if index else self._inputs
-            torch.mm(gradient.t(), below, out=layer.weight.grad)
-            torch.sum(gradient, dim=0, out=layer.bias.grad)
+            torch.mm(gradient.t(), below, out=self._gradients[layer.weight])
+            torch.sum(gradient, dim=0, out=self._gradients[layer.bias])
             if index:
-                torch.mm(gradient, layer.weight, out=self._gradients[index - 1])
-                gradient = _through_relu(self._gradients[index - 1], below)
+                torch.mm(gradient, layer.weight, out=self._back[index - 1])
+                gradient = _through_relu(self._back[index - 1], below)
 
 
 @dataclass(slots=True)
@@ -84,25 +93,38 @@ class CriticPass:
     """One pass of N critics for batches of one size.
 
     Args:
-        critics: read at each pass; `backward` writes the gradients of its parameters.
+        critics: read at each pass.
         batch_size: B.
         members: how many critics take part; fewer than all are chosen anew for each forward pass.
+        gradients: where `backward` writes those of the parameters; without them there is no backward pass.
     """
 
-    def __init__(self, critics: CriticEnsemble, batch_size: int, *, members: int | None = None) -> None:
+    def __init__(
+        self,
+        critics: CriticEnsemble,
+        batch_size: int,
+        *,
+        members: int | None = None,
+        gradients: Gradients | None = None,
+    ) -> None:
         self._critics = critics
+        self._gradients = gradients or {}
         count = members or critics.num_critics
         like = critics.weights[0]
         self._inputs = like.new_empty(batch_size, like.shape[1])
         self._norm = len(critics.scales) > 0
-        self._hidden = []
-        for weight in critics.weights[:-1]:
-            product = like.new_empty(count, batch_size, weight.shape[2])
+        self._hidden: list[_Hidden] = []
+        for index, weight in enumerate(critics.weights[:-1]):
+            width = weight.shape[2]
+            if gradients is None and index >= 2 and self._hidden[index - 2].product.shape[-1] == width:
+                self._hidden.append(self._hidden[index - 2])  # only what the next layer reads is kept: less memory
+                continue
+            product = like.new_empty(count, batch_size, width)
             empty = like.new_empty(0)
-            buffers = [torch.empty_like(product) for _ in range(3 if self._norm else 1)]
-            output, normal = (buffers[1], buffers[2]) if self._norm else (product, empty)
+            output, normal = (torch.empty_like(product), torch.empty_like(product)) if self._norm else (product, empty)
+            back = torch.empty_like(product) if gradients is not None else empty
             statistics = [like.new_empty(count, batch_size, 1) for _ in range(2)]
-            self._hidden.append(_Hidden(product, output, buffers[0], normal, *statistics))
+            self._hidden.append(_Hidden(product, output, back, normal, *statistics))
         self._raw = like.new_empty(count, batch_size, 1)
         self._q = like.new_empty(count, batch_size)
         self._gradient = like.new_empty(count, batch_size, 1)
@@ -153,8 +175,8 @@ class CriticPass:
         for index in range(len(self._hidden), -1, -1):
             below = self._hidden[index - 1].output if index else self._inputs.expand(len(gradient), *self._inputs.shape)
             weight, bias = critics.weights[index], critics.biases[index]
-            torch.bmm(below.transpose(1, 2), gradient, out=weight.grad)
-            torch.sum(gradient, dim=1, keepdim=True, out=bias.grad)
+            torch.bmm(below.transpose(1, 2), gradient, out=self._gradients[weight])
+            torch.sum(gradient, dim=1, keepdim=True, out=self._gradients[bias])
             if index:
                 layer = self._hidden[index - 1]
                 torch.bmm(gradient, weight.transpose(1, 2), out=layer.gradient)
@@ -164,11 +186,10 @@ class CriticPass:
 
     def _through_norm(self, gradient: Tensor, layer: _Hidden, index: int) -> Tensor:
         critics = self._critics
-        torch.sum(gradient, dim=1, keepdim=True, out=critics.shifts[index].grad)
+        torch.sum(gradient, dim=1, keepdim=True, out=self._gradients[critics.shifts[index]])
         # The layer's output is not needed any more: its memory takes the product.
-        torch.sum(
-            torch.mul(gradient, layer.normal, out=layer.output), dim=1, keepdim=True, out=critics.scales[index].grad
-        )
+        scaled = torch.mul(gradient, layer.normal, out=layer.output)
+        torch.sum(scaled, dim=1, keepdim=True, out=self._gradients[critics.scales[index]])
         gradient.mul_(critics.scales[index])
         width = [gradient.shape[-1]]
         through: Tensor = torch.ops.aten.native_layer_norm_backward(
@@ -177,11 +198,15 @@ class CriticPass:
         return through
 
 
-def make_gradients(module: nn.Module) -> None:
-    """Give every trainable parameter a gradient to be written in place."""
+def own_gradients(module: nn.Module) -> dict[Tensor, Tensor]:
+    """The gradients of the trainable parameters, made if they are missing: to be written in place."""
+    found: dict[Tensor, Tensor] = {}
     for parameter in module.parameters():
-        if parameter.requires_grad and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            found[parameter] = parameter.grad
+    return found
 
 
 def _through_relu(gradient: Tensor, output: Tensor) -> Tensor:

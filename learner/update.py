@@ -2,11 +2,16 @@
 
 Order as in the authors' trainer: both losses are computed from the parameters before the step, then critics and
 policy are stepped, then the targets follow. `update_order` lets the policy see the stepped critics instead.
+
+The rows of a batch are shared out to lanes (`learner.lanes`). Each carries its own as far as no row needs another one:
+to the critics' gradients and the advantages, and, once the weights are known, to the policy's gradients. The shares'
+gradients are added in the order of the lanes, so a number of lanes gives the same bits every time.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,9 +20,11 @@ from torch import Tensor
 
 from learner import awac
 from learner.config import LearnerConfig
+from learner.fused_adam import FusedAdam
+from learner.lanes import Lanes
 from learner.mirror import TransitionBatch
 from learner.networks import CriticEnsemble, GaussianPolicy, StdBounds
-from learner.passes import CriticPass, PolicyPass, make_gradients
+from learner.passes import CriticPass, PolicyPass, own_gradients
 from replay_service.experience import ExperienceSpec
 from replay_service.policy_weights import PolicySpec
 
@@ -57,6 +64,8 @@ class LearnerState:
     generator: torch.Generator
     """Draws batches and actions; on the learner's device."""
     grad_steps: int = 0
+    lanes: Lanes = field(default_factory=Lanes)
+    """Threads that share a batch; no part of what is learned, but another number of them rounds otherwise."""
     workspaces: dict[int, Workspace] = field(default_factory=dict)
     """Buffers of the gradient step, by batch size; no part of what is learned."""
 
@@ -122,18 +131,107 @@ def fit_observation_scale(state: LearnerState, observations: Tensor) -> None:
             network.scale.fit(observations)
 
 
+@dataclass(slots=True)
+class _Lane:
+    """The passes of one share of the batch, with their buffers."""
+
+    rows: slice
+    policy: PolicyPass
+    next_policy: PolicyPass
+    critics: CriticPass
+    other_actions: CriticPass
+    """Asked for the policy's own actions; keeps the buffers of `critics` for their backward pass."""
+    target_critics: CriticPass
+    policy_gradients: dict[Tensor, Tensor]
+    """By parameter: of this share alone. Those of the first lane are the parameters' own `grad`."""
+    critic_gradients: dict[Tensor, Tensor]
+    log_std_gradient: Tensor
+    """(A,)."""
+    mean: Tensor
+    """(rows, A): the policy's mean actions; the policy's pass owns it."""
+
+
 class Workspace:
-    """The passes of one gradient step, with their buffers, for batches of one size."""
+    """Buffers of the gradient step, for batches of one size."""
 
     def __init__(self, state: LearnerState, config: LearnerConfig, batch_size: int) -> None:
-        make_gradients(state.policy)
-        make_gradients(state.critics)
-        self.policy = PolicyPass(state.policy, batch_size)
-        self.next_policy = PolicyPass(state.policy, batch_size)
-        self.critics = CriticPass(state.critics, batch_size)
-        self.other_actions = CriticPass(state.critics, batch_size)
-        """Asked for the policy's own actions; keeps the buffers of `critics` for their backward pass."""
-        self.target_critics = CriticPass(state.target_critics, batch_size, members=config.num_target_critics)
+        policy_gradients, critic_gradients = own_gradients(state.policy), own_gradients(state.critics)
+        self.lanes: list[_Lane] = []
+        for rows in state.lanes.shares(batch_size):
+            if self.lanes:
+                policy_gradients = {key: torch.zeros_like(value) for key, value in policy_gradients.items()}
+                critic_gradients = {key: torch.zeros_like(value) for key, value in critic_gradients.items()}
+            size = rows.stop - rows.start
+            lane = _Lane(
+                rows=rows,
+                policy=PolicyPass(state.policy, size, gradients=policy_gradients),
+                next_policy=PolicyPass(state.policy, size),
+                critics=CriticPass(state.critics, size, gradients=critic_gradients),
+                other_actions=CriticPass(state.critics, size),
+                target_critics=CriticPass(state.target_critics, size, members=config.num_target_critics),
+                policy_gradients=policy_gradients,
+                critic_gradients=critic_gradients,
+                log_std_gradient=torch.zeros_like(state.policy.log_std_logit),
+                mean=torch.empty(0),
+            )
+            self.lanes.append(lane)
+        like = state.critics.weights[0]
+        self.q_data = like.new_empty(config.num_critics, batch_size)
+        self.target, self.advantages, self.log_prob = (like.new_empty(batch_size) for _ in range(3))
+        self.policy_advantages: Tensor | None = None
+        if config.weighting == "state_normalised":
+            self.policy_advantages = like.new_empty(config.normaliser_samples, batch_size)
+        self._state, self._config = state, config
+        self._policy_adam, self._critic_adam = FusedAdam(state.policy_optimizer), FusedAdam(state.critic_optimizer)
+
+    def on_lanes(self, work: Callable[[int], None]) -> None:
+        """Let every lane that has rows do something, given its number."""
+        if len(self.lanes) == 1:
+            work(0)
+        else:
+            self._state.lanes.run(lambda index: work(index) if index < len(self.lanes) else None)
+
+    def step_critics(self) -> None:
+        """Add up the lanes' gradients and step the critics."""
+        first, *others = self.lanes
+        for lane in others:
+            torch._foreach_add_(list(first.critic_gradients.values()), list(lane.critic_gradients.values()))
+        self._critic_adam.step()
+
+    def step_policy(self) -> None:
+        """Add up the lanes' gradients, step the policy, and let its average follow."""
+        state, (first, *others) = self._state, self.lanes
+        for lane in others:
+            torch._foreach_add_(list(first.policy_gradients.values()), list(lane.policy_gradients.values()))
+            first.log_std_gradient.add_(lane.log_std_gradient)
+        state.policy.write_log_std_gradient(first.log_std_gradient)
+        self._policy_adam.step()
+        if state.average_policy is not None:
+            torch._foreach_lerp_(
+                list(state.average_policy.parameters()), list(state.policy.parameters()),
+                self._config.policy_average_rate,
+            )  # fmt: skip
+
+    def move_targets(self) -> None:
+        """Let the target critics follow the critics."""
+        state = self._state
+        torch._foreach_lerp_(
+            list(state.target_critics.parameters()), list(state.critics.parameters()), self._config.target_update_rate
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Noise:
+    """Everything random of one gradient step, drawn before the batch is shared out."""
+
+    next_actions: Tensor
+    """(B, A), standard normal."""
+    members: Tensor | None
+    """(M,) int64: the target critics that are asked; None asks all."""
+    value: list[Tensor]
+    """(B, A) each, for V(s) by samples."""
+    normaliser: list[Tensor]
+    """(B, A) each, for Z(s)."""
 
 
 @torch.no_grad()
@@ -158,112 +256,142 @@ def gradient_step(state: LearnerState, batch: TransitionBatch, config: LearnerCo
             next_observations=state.policy.scale(batch.next_observations),
         )
     log_std = state.policy.log_std()
-    mean = work.policy.forward(batch.observations)
-    q_data = work.critics.forward(batch.observations, batch.actions)
-    target = _target(state, work, batch, config, log_std)
-    critic_loss = awac.critic_loss(q_data, target)
-    q_mean, clamped_ratio = q_data.mean(), _clamped_ratio(q_data, config.max_q)
-    work.critics.backward(awac.critic_loss_gradient(q_data, target))
-    if config.update_order == "critics_first":
-        state.critic_optimizer.step()
-        q_data = work.critics.forward(batch.observations, batch.actions)
+    std = log_std.exp()
+    noise = _draw(state, config, batch.actions)
+    parts = [TransitionBatch(*(tensor[lane.rows] for tensor in batch)) for lane in work.lanes]
+    together = config.update_order == "together"
 
-    value = _value(state, work, batch, config, mean, log_std)
-    advantages = q_data.amin(dim=0) - value
-    policy_advantages = None
-    if config.weighting == "state_normalised":
-        samples = _q_of_samples(state, work, batch, config, mean, log_std, config.normaliser_samples)
-        policy_advantages = samples - value
+    def evaluate(index: int) -> None:
+        _evaluate(work, index, parts[index], config, noise, std)
+        if together:
+            _compare(work, index, parts[index], config, noise, std, q_data=work.q_data[:, work.lanes[index].rows])
+
+    def compare(index: int) -> None:
+        part = parts[index]
+        q_data = work.lanes[index].critics.forward(part.observations, part.actions)
+        _compare(work, index, part, config, noise, std, q_data=q_data)
+
+    work.on_lanes(evaluate)
+    if not together:
+        work.step_critics()
+        work.on_lanes(compare)
     weights = awac.advantage_weights(
-        advantages,
+        work.advantages,
         temperature=config.temperature,
         weighting=config.weighting,
         advantage_clip=config.advantage_clip,
         max_weight=config.max_weight,
         normalise=config.normalise_weights,
-        policy_advantages=policy_advantages,
+        policy_advantages=work.policy_advantages,
     )
-    log_prob = awac.gaussian_log_prob(mean, log_std, batch.actions)
-    policy_loss = awac.policy_loss(log_prob, weights, reduction=config.policy_loss_reduction)
-    mean_gradient, log_std_gradient = awac.policy_loss_gradient(
-        mean, log_std, batch.actions, weights, reduction=config.policy_loss_reduction
-    )
-    work.policy.backward(mean_gradient)
-    state.policy.write_log_std_gradient(log_std_gradient)
+    work.on_lanes(lambda index: _imitate(work, index, parts[index], config, log_std, weights))
+    metrics = _metrics(work, config, weights, std)
 
-    if config.update_order == "together":
-        state.critic_optimizer.step()
-    state.policy_optimizer.step()
-    torch._foreach_lerp_(
-        list(state.target_critics.parameters()), list(state.critics.parameters()), config.target_update_rate
-    )
-    if state.average_policy is not None:
-        torch._foreach_lerp_(
-            list(state.average_policy.parameters()), list(state.policy.parameters()), config.policy_average_rate
-        )
+    def step(index: int) -> None:
+        if index == 0:
+            work.step_policy()
+        if index == len(work.lanes) - 1:
+            if together:
+                work.step_critics()
+            work.move_targets()
+
+    work.on_lanes(step)
     state.grad_steps += 1
-    return UpdateMetrics(
-        critic_loss=critic_loss,
-        policy_loss=policy_loss,
-        q_mean=q_mean,
-        target_mean=target.mean(),
-        advantage_mean=advantages.mean(),
-        advantage_std=advantages.std(unbiased=False),
-        weight_max=weights.amax(),
-        effective_sample_ratio=weights.sum().square() / (weights.square().sum() * batch_size),
-        log_prob_mean=log_prob.mean(),
-        std_mean=log_std.exp().mean(),
-        clamped_ratio=clamped_ratio,
-    )
+    return metrics
 
 
-def _target(
-    state: LearnerState, work: Workspace, batch: TransitionBatch, config: LearnerConfig, log_std: Tensor
-) -> Tensor:
-    next_actions = _sample(state, config, work.next_policy.forward(batch.next_observations), log_std)
-    members = None
+def _draw(state: LearnerState, config: LearnerConfig, like: Tensor) -> _Noise:
+    def normal() -> Tensor:
+        return torch.empty_like(like, memory_format=torch.contiguous_format).normal_(generator=state.generator)
+
+    next_actions, members = normal(), None
     if config.num_target_critics < config.num_critics:
-        order = torch.rand(config.num_critics, generator=state.generator, device=next_actions.device).argsort()
+        order = torch.rand(config.num_critics, generator=state.generator, device=like.device).argsort()
         members = order[: config.num_target_critics]
-    next_q = work.target_critics.forward(batch.next_observations, next_actions, members)
-    return awac.td_target(
-        batch.rewards, batch.discounts, next_q, min_target=config.min_target, max_target=config.max_target
+    samples = config.value_samples if config.value_estimate == "sample" else 0
+    normaliser = config.normaliser_samples if config.weighting == "state_normalised" else 0
+    return _Noise(next_actions, members, [normal() for _ in range(samples)], [normal() for _ in range(normaliser)])
+
+
+def _evaluate(
+    work: Workspace, index: int, part: TransitionBatch, config: LearnerConfig, noise: _Noise, std: Tensor
+) -> None:
+    """The critics' target, values and gradients of one share."""
+    lane, rows = work.lanes[index], work.lanes[index].rows
+    lane.mean = lane.policy.forward(part.observations)
+    next_mean = lane.next_policy.forward(part.next_observations)
+    next_actions = _sample(next_mean, std, noise.next_actions[rows], config)
+    next_q = lane.target_critics.forward(part.next_observations, next_actions, noise.members)
+    target = awac.td_target(
+        part.rewards, part.discounts, next_q, min_target=config.min_target, max_target=config.max_target
+    )
+    q_data = lane.critics.forward(part.observations, part.actions)
+    lane.critics.backward(awac.critic_loss_gradient(q_data, target, batch_size=len(work.target)))
+    work.target[rows] = target
+    work.q_data[:, rows] = q_data
+
+
+def _compare(
+    work: Workspace,
+    index: int,
+    part: TransitionBatch,
+    config: LearnerConfig,
+    noise: _Noise,
+    std: Tensor,
+    *,
+    q_data: Tensor,
+) -> None:
+    """The advantages of one share: what its actions are worth beside the policy's own."""
+    lane, rows = work.lanes[index], work.lanes[index].rows
+
+    def value_of(actions: Tensor) -> Tensor:
+        return lane.other_actions.forward(part.observations, actions).amin(dim=0)
+
+    def values_of_samples(draws: list[Tensor]) -> Tensor:
+        return torch.stack([value_of(_sample(lane.mean, std, draw[rows], config)) for draw in draws])
+
+    if config.value_estimate == "mean_action":
+        value = value_of(lane.mean)
+    else:
+        value = values_of_samples(noise.value).mean(dim=0)
+    torch.sub(q_data.amin(dim=0), value, out=work.advantages[rows])
+    if work.policy_advantages is not None:
+        work.policy_advantages[:, rows] = values_of_samples(noise.normaliser) - value
+
+
+def _imitate(
+    work: Workspace, index: int, part: TransitionBatch, config: LearnerConfig, log_std: Tensor, weights: Tensor
+) -> None:
+    """The policy's gradients of one share."""
+    lane, rows = work.lanes[index], work.lanes[index].rows
+    work.log_prob[rows] = awac.gaussian_log_prob(lane.mean, log_std, part.actions)
+    mean_gradient, lane.log_std_gradient = awac.policy_loss_gradient(
+        lane.mean, log_std, part.actions, weights[rows],
+        reduction=config.policy_loss_reduction, batch_size=len(weights),
+    )  # fmt: skip
+    lane.policy.backward(mean_gradient)
+
+
+def _metrics(work: Workspace, config: LearnerConfig, weights: Tensor, std: Tensor) -> UpdateMetrics:
+    q_data, log_prob = work.q_data, work.log_prob
+    clamped = torch.zeros((), device=q_data.device)
+    if config.max_q is not None:
+        clamped = (q_data >= config.max_q).to(q_data.dtype).mean()
+    return UpdateMetrics(
+        critic_loss=awac.critic_loss(q_data, work.target),
+        policy_loss=awac.policy_loss(log_prob, weights, reduction=config.policy_loss_reduction),
+        q_mean=q_data.mean(),
+        target_mean=work.target.mean(),
+        advantage_mean=work.advantages.mean(),
+        advantage_std=work.advantages.std(unbiased=False),
+        weight_max=weights.amax(),
+        effective_sample_ratio=weights.sum().square() / (weights.square().sum() * len(weights)),
+        log_prob_mean=log_prob.mean(),
+        std_mean=std.mean(),
+        clamped_ratio=clamped,
     )
 
 
-def _value(
-    state: LearnerState, work: Workspace, batch: TransitionBatch, config: LearnerConfig, mean: Tensor, log_std: Tensor
-) -> Tensor:
-    """V(s), (B,): the Q of the mean action, or the mean Q of K sampled ones; minimum over critics each time."""
-    if config.value_estimate == "mean_action":
-        return work.other_actions.forward(batch.observations, mean).amin(dim=0)
-    return _q_of_samples(state, work, batch, config, mean, log_std, config.value_samples).mean(dim=0)
-
-
-def _q_of_samples(
-    state: LearnerState,
-    work: Workspace,
-    batch: TransitionBatch,
-    config: LearnerConfig,
-    mean: Tensor,
-    log_std: Tensor,
-    samples: int,
-) -> Tensor:
-    """(K, B): the minimum over critics for each of K sampled actions."""
-    values = []
-    for _ in range(samples):
-        actions = _sample(state, config, mean, log_std)
-        values.append(work.other_actions.forward(batch.observations, actions).amin(dim=0))
-    return torch.stack(values)
-
-
-def _sample(state: LearnerState, config: LearnerConfig, mean: Tensor, log_std: Tensor) -> Tensor:
-    noise = torch.empty_like(mean).normal_(generator=state.generator)
-    actions = mean + log_std.exp() * noise
+def _sample(mean: Tensor, std: Tensor, noise: Tensor, config: LearnerConfig) -> Tensor:
+    actions = torch.addcmul(mean, std, noise)
     return actions.clamp(-1.0, 1.0) if config.clip_policy_actions else actions
-
-
-def _clamped_ratio(q_data: Tensor, max_q: float | None) -> Tensor:
-    if max_q is None:
-        return torch.zeros((), device=q_data.device)
-    return (q_data >= max_q).to(q_data.dtype).mean()
