@@ -85,6 +85,9 @@ class LearnerConfig:
     """V(s) as the Q of the policy's mean action [hand], or the mean Q of `value_samples` sampled actions [mujoco]."""
     value_samples: int = 1
     """Sampled actions behind V(s) when `value_estimate` is 'sample'. [mujoco] 1."""
+    advantage_critics: Literal["min", "mean"] = "min"
+    """min: the smallest Q(s, a) of any critic less the smallest V(s) of any [hand]. mean: the mean over critics of
+    Q(s, a) - V(s), each critic against itself, so that what it gets wrong about the state does not count."""
     update_order: Literal["together", "critics_first"] = "together"
     """together: advantages from the critics before this step [hand]. critics_first: from the critics that this step
     has moved already, as jaxrl and d3rlpy."""

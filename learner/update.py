@@ -344,8 +344,12 @@ def _compare(
     """The advantages of one share: what its actions are worth beside the policy's own."""
     lane, rows = work.lanes[index], work.lanes[index].rows
 
+    def over_critics(values: Tensor) -> Tensor:
+        # The mean of differences is the difference of means: each critic is compared with itself.
+        return values.amin(dim=0) if config.advantage_critics == "min" else values.mean(dim=0)
+
     def value_of(actions: Tensor) -> Tensor:
-        return lane.other_actions.forward(part.observations, actions).amin(dim=0)
+        return over_critics(lane.other_actions.forward(part.observations, actions))
 
     def values_of_samples(draws: list[Tensor]) -> Tensor:
         return torch.stack([value_of(_sample(lane.mean, std, draw[rows], config)) for draw in draws])
@@ -354,7 +358,7 @@ def _compare(
         value = value_of(lane.mean)
     else:
         value = values_of_samples(noise.value).mean(dim=0)
-    torch.sub(q_data.amin(dim=0), value, out=work.advantages[rows])
+    torch.sub(over_critics(q_data), value, out=work.advantages[rows])
     if work.policy_advantages is not None:
         work.policy_advantages[:, rows] = values_of_samples(noise.normaliser) - value
 

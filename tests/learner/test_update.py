@@ -193,13 +193,16 @@ class SlowAwac:
                 q_data[i] = [number(self._q(i, batch.observations[b], batch.actions[b])) for b in rows]
 
         std = torch.exp(log_std).detach()
-        values = [self._value(batch.observations[b], means[b], std, [draw[b] for draw in value_noise]) for b in rows]
-        advantages = [min(q_data[:, b]) - values[b] for b in rows]
-        of_policy = [
-            [self._min_q(batch.observations[b], self._clipped(means[b] + std * draw[b])) - values[b]
-             for draw in normaliser_noise]
-            for b in rows
-        ]  # fmt: skip
+        advantages, of_policy = [], []
+        for b in rows:
+            s = batch.observations[b]
+            actions = [means[b]]
+            if self._samples_value:
+                actions = [self._clipped(means[b] + std * draw[b]) for draw in value_noise]
+            of_value = [self._all_q(s, a) for a in actions]
+            others = [self._all_q(s, self._clipped(means[b] + std * draw[b])) for draw in normaliser_noise]
+            advantages.append(self._advantage(list(q_data[:, b]), of_value))
+            of_policy.append([self._advantage(q, of_value) for q in others])
         weights = self._weights(advantages, of_policy)
         total = torch.stack([weights[b] * log_probs[b] for b in rows]).sum()
         policy_loss = -total / (1 if config.policy_loss_reduction == "sum" else len(rows))
@@ -237,13 +240,15 @@ class SlowAwac:
     def _q(self, index: int, s: Tensor, a: Tensor) -> Tensor:
         return slow_critic(self.critics, index, s, a, self.config)
 
-    def _min_q(self, s: Tensor, a: Tensor) -> float:
-        return min(number(self._q(i, s, a)) for i in range(self.config.num_critics))
+    def _all_q(self, s: Tensor, a: Tensor) -> list[float]:
+        return [number(self._q(i, s, a)) for i in range(self.config.num_critics)]
 
-    def _value(self, s: Tensor, mean: Tensor, std: Tensor, noise: list[Tensor]) -> float:
-        actions = [self._clipped(mean + std * row) for row in noise] if self._samples_value else [mean]
-        each = [self._min_q(s, a) for a in actions]
-        return sum(each) / len(each)
+    def _advantage(self, q: list[float], of_value: list[list[float]]) -> float:
+        """What an action is worth, by the critics' `q`, beside the actions of V(s), by the critics' `of_value`."""
+        if self.config.advantage_critics == "min":
+            return min(q) - sum(min(each) for each in of_value) / len(of_value)
+        own = [q[i] - sum(each[i] for each in of_value) / len(of_value) for i in range(len(q))]
+        return sum(own) / len(own)
 
     def _weights(self, advantages: list[float], of_policy: list[list[float]]) -> list[float]:
         config = self.config
@@ -268,6 +273,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "value by one sample": {"value_estimate": "sample", "max_q": None},
     "value by three samples": {"value_estimate": "sample", "value_samples": 3, "max_q": None},
     "mean action ignores value_samples": {"value_samples": 3},
+    "advantage of each critic": {"advantage_critics": "mean", "max_q": None},
+    "advantage of each critic, by samples": {"advantage_critics": "mean", "num_critics": 3, "value_estimate": "sample",
+                                             "value_samples": 2, "max_q": None},
+    "advantage of each critic, Z(s)": {"advantage_critics": "mean", "weighting": "state_normalised",
+                                       "normaliser_samples": 2, "max_q": None},
     "two of four target critics": {"num_critics": 4, "num_target_critics": 2, "max_q": None},
     "one critic": {"num_critics": 1, "num_target_critics": 1},
     "bounded target": {"min_target": -0.7, "max_target": 0.0, "max_q": None},
