@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,19 +12,18 @@ from prometheus_client import CollectorRegistry
 
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
-from learner.lanes import FEWEST_ROWS, Lanes
 from learner.matrix_products import prefer_onednn
 from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
-from learner.networks import PublicationStamp, export_policy
+from learner.publication import Publisher
 from learner.report import MetricMeans
+from learner.threads import make_lanes
 from learner.update import (
     LearnerState,
     UpdateMetrics,
     fit_observation_scale,
     gradient_step,
     make_state,
-    published_policy,
 )
 from replay_service.config import RunConfig
 from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
@@ -36,7 +33,6 @@ from replay_service.experience import Trajectory
 from replay_service.keys import Keys
 from replay_service.lockstep import Turns, turn_of_version
 from replay_service.patience import Patience
-from replay_service.policy_weights import PolicyWeights
 from replay_service.process import StopSignal, WaitNotice, serve_metrics
 from replay_service.rate_limiter import updates_allowed
 from replay_service.reports import LearnerReport, Reports
@@ -53,21 +49,8 @@ _BLOCK_MS = 100
 _ENTRIES_A_READ = 64
 _IDLE_PAUSE_S = 0.05
 _ACTORS_NAMED = 8
-_ONE_THREAD_BATCH = 512
 
 _log = logging.getLogger(__name__)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_for(config: LearnerConfig) -> int:
-    """Torch threads that pay: measured on two cores, a second one saves nothing at batch 256, a tenth at 1,024."""
-    if config.threads:
-        return config.threads
-    return 1 if max(config.batch_size, config.offline_batch_size) <= _ONE_THREAD_BATCH else available_cores()
 
 
 class Learner:
@@ -104,11 +87,11 @@ class Learner:
         self._patience = Patience("learner", stop, waits=self._waits)
         self._means = MetricMeans()
         self._state: LearnerState = make_state(config, run.spec, seed=run.seed, device=device)
+        self._publisher = Publisher(run, config, self._state, channel=self._channel, metrics=self._metrics)
         self._progress = Progress()
         self._last_sync = self._last_checkpoint = time.monotonic()
         self._waited_s = 0.0
         self._quarantined_steps = 0
-        self._published: PolicyWeights | None = None
         self._mirror: ReplayMirror
         self._reader = TrajectoryReader(self._client, keys.online, run.spec)
         self._turns: Turns | None = None
@@ -124,7 +107,7 @@ class Learner:
             CheckpointError: the run has made progress that no sound checkpoint holds.
             DatasetError: a seed message does not fit the run.
         """
-        self._use_threads(threads_for(self._config))
+        self._state.lanes = make_lanes(self._config, self._device)
         if self._device.type == "cpu":
             _log.info("matrix products by %s", "oneDNN" if prefer_onednn() else "the default library")
         address = serve_metrics(self._registry, self._run.metrics_host)
@@ -142,13 +125,6 @@ class Learner:
             else:
                 self._fine_tune_in_turns(self._turns)
         self._finish()
-
-    def _use_threads(self, threads: int) -> None:
-        """Share a batch among lanes where it is large enough; what threads are left over split single operations."""
-        largest = max(self._config.batch_size, self._config.offline_batch_size)
-        lanes = 1 if self._device.type != "cpu" else max(1, min(threads, largest // FEWEST_ROWS))
-        torch.set_num_threads(max(1, threads // lanes))
-        self._state.lanes = Lanes(lanes)
 
     # Startup
 
@@ -180,7 +156,7 @@ class Learner:
             due = restored.phase is Phase.ONLINE and restored.policy_version == 0
             unfinished = restored.phase is Phase.FINISHED and shared is not None and shared.phase is not restored.phase
             if due or unfinished:
-                self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=restored.phase))
+                self._publish(for_evaluation=True, enter=restored.phase)
             return
         if shared is not None:
             # Actors must see a newer number than any they have; what they then fetch is the restored policy.
@@ -192,7 +168,7 @@ class Learner:
             # A crash between a checkpoint and the publication behind it has cost an evaluation: of the first version,
             # or of the last one.
             due = phase is Phase.FINISHED or self._progress.policy_version == 0
-            self._patience.until_answered(lambda: self._publish(for_evaluation=due, enter=phase))
+            self._publish(for_evaluation=due, enter=phase)
 
     def _budget_grew(self, shared: RunState) -> bool:
         return self._progress.phase is Phase.FINISHED and shared.env_steps < shared.num_env_steps
@@ -244,7 +220,7 @@ class Learner:
         if progress.phase is Phase.SEEDING:
             progress.phase = Phase.PRETRAINING
             if config.evaluate_untrained:
-                self._patience.until_answered(self._request_untrained_evaluation)
+                self._request_untrained_evaluation()
         if self._mirror.size == 0 and self._run.num_offline_steps:
             _log.warning("the offline phase is skipped: the run has no offline data")
         else:
@@ -261,7 +237,7 @@ class Learner:
         # counters come before the phase: who sees the phase sees what was done for it.
         self._checkpoint()
         self._sync(block_ms=None)
-        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.ONLINE))
+        self._publish(for_evaluation=True, enter=Phase.ONLINE)
         _log.info("offline phase done after %d gradient steps; going online", progress.offline_grad_steps)
 
     def _fine_tune(self) -> None:
@@ -284,7 +260,7 @@ class Learner:
                 progress.online_grad_steps += 1
                 self._keep_house()
                 if progress.online_grad_steps % config.publish_every_grad_steps == 0:
-                    self._patience.until_answered(self._publish_online)
+                    self._publish_online()
                 if self._stop.is_set():
                     break
 
@@ -305,7 +281,7 @@ class Learner:
                 self._complete()
                 return
             if turn_of_version(progress.policy_version) < turns.next_turn:
-                self._patience.until_answered(self._publish_online)
+                self._publish_online()
             self._take_turn(turns)
 
     def _take_turn(self, turns: Turns) -> None:
@@ -340,7 +316,7 @@ class Learner:
         self._progress.phase = Phase.FINISHED
         self._checkpoint()
         self._sync(block_ms=None)
-        self._patience.until_answered(lambda: self._publish(for_evaluation=True, enter=Phase.FINISHED))
+        self._publish(for_evaluation=True, enter=Phase.FINISHED)
         _log.info("budget done: %d env steps, %d gradient steps", self._progress.env_steps, self._progress.grad_steps)
 
     def _finish(self) -> None:
@@ -349,7 +325,7 @@ class Learner:
             self._checkpoint()
         self._report()
         while not self._stop.wait(1.0):  # finished: metrics stay up until the launcher ends the run
-            self._patience.until_answered(self._publish_what_redis_lost)
+            self._publish_what_redis_lost()
             if self._exit_when_finished and self._patience.until_answered(self._is_all_evaluated):
                 break
         try:
@@ -421,7 +397,7 @@ class Learner:
         env_steps = self._patience.until_answered(exchange)
         if env_steps is not None and self._turns is None:
             progress.env_steps = env_steps
-        self._patience.until_answered(self._publish_what_redis_lost)
+        self._publish_what_redis_lost()
         self._last_sync = time.monotonic()
 
     def _ingest(self, *, block_ms: int | None) -> int:
@@ -460,53 +436,21 @@ class Learner:
             raise LockstepBroken(f"a trajectory was damaged in storage ({bad.reason}): its turn can never be completed")
 
     def _publish_online(self) -> None:
-        progress, every = self._progress, self._config.evaluate_every_env_steps
-        paid = self._paid_env_steps()
-        # The version at the end of the budget is evaluated as the last one, by `_complete`.
-        due = every > 0 and progress.next_evaluation_env_steps <= paid < self._run.num_env_steps
-        self._publish(for_evaluation=due)
-        while due and progress.next_evaluation_env_steps <= paid:
-            progress.next_evaluation_env_steps += every
+        self._patience.until_answered(lambda: self._publisher.publish_online(self._progress))
+
+    def _publish(self, *, for_evaluation: bool = False, enter: Phase) -> None:
+        self._patience.until_answered(
+            lambda: self._publisher.publish(self._progress, for_evaluation=for_evaluation, enter=enter)
+        )
 
     def _publish_what_redis_lost(self) -> None:
-        """A Redis that died may have forgotten its last second, and with it a version or a phase."""
-        known = self._run_state.read()
-        if known.policy_version < self._progress.policy_version:
-            _log.warning("Redis lost version %d: it is published again", self._progress.policy_version)
-            phase = self._progress.phase
-            self._channel.publish(
-                self._published or self._export(self._progress.policy_version),
-                for_evaluation=phase is Phase.FINISHED,
-                enter=phase if phase in (Phase.ONLINE, Phase.FINISHED) else None,
-            )
-
-    def _publish(self, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
-        version = self._progress.policy_version + 1
-        weights = self._export(version)
-        self._channel.publish(weights, for_evaluation=for_evaluation, enter=enter)
-        self._published = weights
-        self._progress.policy_version = version
-        self._metrics.policy_version.set(version)
-        self._metrics.publications.inc()
+        self._patience.until_answered(
+            lambda: self._publisher.publish_what_redis_lost(self._progress, self._run_state.read())
+        )
 
     def _request_untrained_evaluation(self) -> None:
-        if self._run_state.read().evaluations_requested:
-            return  # a learner that crashed before its first checkpoint has asked already
-        self._channel.request_evaluation(self._export(0))
-
-    def _paid_env_steps(self) -> int:
-        """Environment steps that the updates so far are owed to: actors may be ahead, a learning curve must not be."""
-        progress, run = self._progress, self._run
-        if progress.online_grad_steps == 0:
-            return 0
-        paid = min(run.initial_env_steps, run.num_env_steps) + math.ceil(progress.online_grad_steps / run.utd_ratio)
-        return min(progress.env_steps, paid)
-
-    def _export(self, version: int) -> PolicyWeights:
-        exact = self._turns is not None or self._progress.phase is Phase.FINISHED
-        env_steps = self._progress.env_steps if exact else self._paid_env_steps()
-        return export_policy(
-            published_policy(self._state), PublicationStamp(version, self._progress.grad_steps, env_steps, time.time())
+        self._patience.until_answered(
+            lambda: self._publisher.request_untrained_evaluation(self._progress, self._run_state.read())
         )
 
     def _report(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from learner.config import PRESETS, LearnerConfig
-from learner.learner import available_cores, threads_for
+from learner.threads import available_cores, threads_for
 from replay_service.errors import ConfigError
 
 DOCUMENTED: dict[str, dict[str, Any]] = {
