@@ -20,6 +20,7 @@ from actors.actor import Actor
 from actors.config import ActorConfig, EvaluatorConfig
 from actors.evaluator import Evaluator
 from actors.pool import ActorPool
+from actors.shared_weights import SharedWeights
 from replay_service.actor_ids import claim_actor_id
 from replay_service.config import RunConfig
 from replay_service.config_file import load_role_config, load_run_config
@@ -82,13 +83,22 @@ def _run_pool(arguments: argparse.Namespace) -> int:
     stop = StopSignal()
     stop.install()
     pool_pid = os.getpid()
+    shared_weights = SharedWeights()
 
     def actor_main(actor_id: int, replaces_crashed: bool) -> None:
         die_with_parent(pool_pid)
         child_stop = StopSignal()
         child_stop.install()
         configure_logging(f"actor-{actor_id}", _log_path(arguments.log_dir, f"actor-{actor_id}"))
-        actor = Actor(run, config, endpoint, actor_id=actor_id, stop=child_stop, replaces_crashed=replaces_crashed)
+        actor = Actor(
+            run,
+            config,
+            endpoint,
+            actor_id=actor_id,
+            stop=child_stop,
+            replaces_crashed=replaces_crashed,
+            shared_weights=shared_weights,
+        )
 
         def work() -> int:
             actor.run()

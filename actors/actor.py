@@ -17,6 +17,7 @@ from actors.metrics import ActorMetrics
 from actors.outbox import LostMessages, Outbox
 from actors.policy import NumpyPolicy
 from actors.rollout import Rollout
+from actors.shared_weights import SharedWeights
 from replay_service.config import RunConfig
 from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
 from replay_service.errors import EpochLost, SpecMismatch, WireError
@@ -24,11 +25,12 @@ from replay_service.experience import Origin, Trajectory
 from replay_service.keys import Keys
 from replay_service.lockstep import steps_of_turn, turn_of_version
 from replay_service.patience import Patience
+from replay_service.policy_weights import PolicyWeights
 from replay_service.process import StopSignal, WaitNotice, serve_metrics
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import Admission, EpisodeOutcome, StoredEpisode, TrajectoryWriter
 from replay_service.waits import WaitSeconds
-from replay_service.weights_channel import WeightsChannel
+from replay_service.weights_channel import WeightsChannel, decode
 
 _ACTOR_STREAM = 1  # first word of the spawn key of every actor's generator
 _SHORTEST_POLL_S = 0.01
@@ -61,6 +63,7 @@ class Actor:
         actor_id: int,
         stop: StopSignal,
         replaces_crashed: bool = False,
+        shared_weights: SharedWeights | None = None,
     ) -> None:
         self._run = run
         self._config = config
@@ -70,6 +73,7 @@ class Actor:
         client = connect(endpoint)
         keys = Keys(run.run_id)
         self._state = RunStateStore(client, keys)
+        self._shared_weights = shared_weights
         self._channel = WeightsChannel(client, keys)
         self._writer = TrajectoryWriter(client, keys, run.spec, actor_id=actor_id)
         self._registry = CollectorRegistry()
@@ -237,7 +241,7 @@ class Actor:
     def _newest_policy(self, newest_version: int) -> NumpyPolicy | None:
         while newest_version > self._newest_seen and not self._stop.is_set():
             try:
-                weights = self._patience.until_answered(lambda: self._channel.fetch(fitting=self._run.spec))
+                weights = self._patience.until_answered(lambda: self._fetch(newest_version))
             except WireError as error:
                 if self._policy is not None:
                     _log.error("actor %d keeps version %d: %s", self._actor_id, self._policy.version, error)
@@ -254,6 +258,11 @@ class Actor:
             self._metrics.policy_version.set(weights.version)
             self._metrics.weights_published.set(weights.published_unix_seconds)
         return self._policy
+
+    def _fetch(self, newest_version: int) -> PolicyWeights | None:
+        shared = self._shared_weights
+        message = self._channel.message() if shared is None else shared.newest(newest_version, self._channel.message)
+        return None if message is None else decode(message, self._run.spec)
 
     def _send(self, trajectory: Trajectory, outcome: EpisodeOutcome | None, want: int) -> Admission | None:
         began = time.monotonic()

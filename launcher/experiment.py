@@ -26,7 +26,21 @@ class LauncherConfig:
     ray_address: Annotated[str, Parameter(alias="--ray-address")] = ""
     """A running Ray cluster ('auto' or host:port). Default: a private one on this machine."""
     actors_per_host: int = 64
-    """Most actors that one host process forks; more actors are spread over several hosts of the cluster."""
+    """Most actors of one pool, whose host process forks them. On several nodes pools are smaller: at most 8, and
+    no more than an even share of the nodes."""
+    actor_cpus: float = 1.0
+    """CPUs that Ray reserves for an actor, like the four below: nothing keeps a process from using more."""
+    learner_cpus: float = 1.0
+    """CPUs reserved for the learner."""
+    learner_gpus: float = 1.0
+    """GPUs reserved for the learner when the cluster has one and `device` is not cpu; a share, such as 0.5, will do."""
+    replay_cpus: float = 0.5
+    """CPUs reserved for the replay service and its Redis."""
+    evaluator_cpus: float = 0.5
+    """CPUs reserved for the evaluator."""
+    wait_for_nodes: bool = False
+    """Start also when the cluster's nodes cannot hold the whole run: what finds no room waits for nodes that join.
+    Default: refuse."""
     max_restarts: int = 10
     """Crashes of one role within `restart_window_s` after which the run is ended."""
     restart_window_s: float = 600.0
@@ -36,6 +50,8 @@ class LauncherConfig:
 
     def __post_init__(self) -> None:
         require_at_least("launcher.actors_per_host", self.actors_per_host, 1)
+        for name in ("actor_cpus", "learner_cpus", "learner_gpus", "replay_cpus", "evaluator_cpus"):
+            require_at_least(f"launcher.{name}", getattr(self, name), 0)
         require_at_least("launcher.max_restarts", self.max_restarts, 0)
         require_positive("launcher.restart_window_s", self.restart_window_s)
         require_positive("launcher.stop_grace_s", self.stop_grace_s)

@@ -2,6 +2,11 @@
 
 Each program gets one Ray actor, its *host*, on the node that Ray chooses; the host starts the program as a process of
 its own and watches it. Only control goes through Ray: experience and weights go through Redis.
+
+The replay service runs on the node of the launcher, where the run directory is; the learner beside it when there is
+room, or on a node with a GPU; the others are spread. Every node keeps its own part of the run directory, under the same
+path: a role that was placed elsewhere finds the configuration there, and writes its log there. When it ends, the end of
+that log is copied to the launcher's.
 """
 
 from __future__ import annotations
@@ -14,22 +19,73 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from launcher.capacity import Node
 from launcher.program import RoleProgram
-from launcher.supervisor import PlacementFailed
+from launcher.run_directory import RunDirectory
+from launcher.supervisor import LOST_EXIT_CODE, PlacementFailed
+from replay_service.access import Role
 from replay_service.errors import ConfigError
-from replay_service.process import PARENT_VARIABLE
+from replay_service.process import NODE_ADDRESS_VARIABLE, PARENT_VARIABLE
 
 _OBJECT_STORE_BYTES = 80 * 2**20
 _CALL_TIMEOUT_S = 30.0
-_LOST_EXIT_CODE = -1
-_PLACEMENT_NOTICE_S = 10.0
-_PLACEMENT_TIMEOUT_S = 300.0
+_LOG_TAIL_BYTES = 64 * 1024
+_PIN = 0.001
+"""Share of a node's own resource that keeps a program on that node."""
+_CORE = (Role.REPLAY, Role.LEARNER)
+"""Roles that are packed on one node, or as few as possible, in the order of their bundles."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """What a role needs of the run directory, for nodes that do not share it."""
+
+    path: str
+    config: str
+    lock: str
+    """Text of the launcher's lock: a node that reads the same one shares the run directory."""
+
+    @staticmethod
+    def of(run: RunDirectory) -> RunFiles:
+        """Those of a run that this process holds."""
+        root = run.path.resolve()
+        return RunFiles(str(root), run.config.read_text(encoding="utf-8"), run.lock.read_text(encoding="utf-8"))
+
+    def unfold(self) -> bool:
+        """Write the configuration below the same path here, unless the directory is shared; returns whether it is."""
+        run = RunDirectory(Path(self.path))
+        with contextlib.suppress(OSError):
+            if run.lock.read_text(encoding="utf-8") == self.lock:
+                return True
+        run.path.mkdir(parents=True, exist_ok=True)
+        partial = run.config.with_suffix(f".{os.getpid()}.partial")  # several hosts of this node write it
+        partial.write_text(self.config, encoding="utf-8")
+        partial.replace(run.config)
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A role process that was started."""
+
+    pid: int
+    node: str
+    shares_directory: bool
+
+
+def _own_address() -> str:
+    """Address of this node, as Ray knows it."""
+    address: Any = ray.util.get_node_ip_address  # untyped in ray
+    return str(address())
 
 
 class RoleHost:
@@ -37,30 +93,37 @@ class RoleHost:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_path = Path()
 
-    def start(self, arguments: tuple[str, ...], environment: dict[str, str], log_path: str) -> int:
-        """Start the process; its output is appended to the log file.
-
-        Returns:
-            Its process id.
-        """
-        Path(log_path).parent.mkdir(parents=True, exist_ok=True)
+    def start(self, arguments: tuple[str, ...], environment: dict[str, str], log_path: str, files: RunFiles) -> Started:
+        """Start the process; its output is appended to the log file of this node."""
+        shares = files.unfold()
+        self._log_path = Path(log_path)
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        address = _own_address()
         # Ray limits its workers to one OpenMP thread; a learner on the CPU needs all.
         inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        with Path(log_path).open("ab") as log:
+        own = {PARENT_VARIABLE: str(os.getpid()), NODE_ADDRESS_VARIABLE: address}
+        with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
-                env={**inherited, **environment, PARENT_VARIABLE: str(os.getpid())},
+                env={**inherited, **environment, **own},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return self._process.pid
+        return Started(self._process.pid, address, shares)
 
     def poll(self) -> int | None:
         """Exit code of the process, or None while it runs."""
         return self._process.poll() if self._process is not None else None
+
+    def log_tail(self) -> bytes:
+        """The end of the process's log."""
+        with self._log_path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            return log.read()
 
     def stop(self, grace_s: float) -> int | None:
         """Ask the process to end, and kill it after the grace; returns its exit code."""
@@ -76,31 +139,36 @@ class RoleHost:
         return self._process.returncode
 
 
+@dataclass(slots=True)
+class _Hosted:
+    program: RoleProgram
+    host: Any
+    start: Any
+    """Ray's reference to the answer of `RoleHost.start`."""
+    started: Started | None = None
+    poll: Any = None
+    """Reference to the answer of a `RoleHost.poll` that is on its way."""
+    poll_since: float = 0.0
+
+
 class RolePlacement:
     """Starts, watches and stops role programs on a Ray cluster, local or remote."""
 
-    def __init__(
-        self,
-        *,
-        address: str,
-        num_cpus: float,
-        say: Callable[[str], None] = lambda _text: None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, *, address: str, num_cpus: float, files: RunFiles) -> None:
         """Connect to a cluster, or start a private one on this machine with enough logical CPUs for the run.
 
         Args:
             address: of the cluster; '' starts a private one.
             num_cpus: CPUs that the run's programs reserve together.
-            say: shows the user what is waited for.
-            should_stop: ends a wait.
+            files: what is handed to the nodes.
 
         Raises:
-            ConfigError: no Ray cluster answers at the address.
+            ConfigError: no Ray cluster answers at the address, or it refuses the token.
         """
-        self._hosts: dict[str, Any] = {}
-        self._say = say
-        self._should_stop = should_stop
+        self._files = files
+        self._hosted: dict[str, _Hosted] = {}
+        self._core: Any = None
+        self._stay_home = False
         self._host_class: Any = ray.remote(RoleHost)
         logging.getLogger("ray").setLevel(logging.ERROR)
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -109,93 +177,158 @@ class RolePlacement:
             if address:
                 try:
                     ray.init(address=address, **quiet)
-                except (ConnectionError, ValueError, RuntimeError) as error:
+                except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
                     raise ConfigError(
                         f"launcher.ray_address: no Ray cluster answers at {address!r} ({error}); "
-                        "start one with `ray start --head`, or leave the option out"
+                        "start one with `ray start --head`, or leave the option out; a cluster with a token wants it "
+                        "in RAY_AUTH_TOKEN_PATH here too"
                     ) from error
-                return
-            ray.init(
-                address="local",
-                num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
+        self.home = _own_address()
 
-    @staticmethod
-    def shutdown() -> None:
+    def shutdown(self) -> None:
         """Leave the cluster; a private one ends."""
+        if self._core is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                remove_placement_group(self._core)
         ray.shutdown()
 
     @staticmethod
-    def num_nodes() -> int:
+    def nodes() -> list[Node]:
         """Living nodes of the cluster."""
         nodes: Any = ray.nodes  # untyped in ray
-        return sum(bool(node["Alive"]) for node in nodes())
+        return [
+            Node(
+                str(node["NodeManagerAddress"]),
+                float(node["Resources"].get("CPU", 0.0)),
+                float(node["Resources"].get("GPU", 0.0)),
+            )
+            for node in nodes()
+            if node["Alive"]
+        ]
 
-    def has_gpu(self) -> bool:
-        """Whether any node of the cluster has a GPU."""
-        resources: Any = ray.cluster_resources  # untyped in ray
-        return bool(resources().get("GPU", 0.0) >= 1.0)
+    @staticmethod
+    def free() -> str:
+        """What is free in the whole cluster, in words."""
+        available: Any = ray.available_resources  # untyped in ray
+        free = available()
+        return f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free in the whole cluster"
 
-    def start(self, program: RoleProgram, environment: dict[str, str]) -> int:
-        """Place a program and start it.
+    def reserve(self, programs: Sequence[RoleProgram], *, stay_home: bool) -> None:
+        """Ask for room for the replay service, here, and for the learner, beside it when that is possible.
+
+        Args:
+            programs: of the run.
+            stay_home: keep all programs on this node, because Redis listens on its loopback interface alone.
+        """
+        self._stay_home = stay_home
+        bundles = []
+        for role in _CORE:
+            (program,) = (p for p in programs if p.role is role)
+            pinned = stay_home or role is Role.REPLAY
+            asked = {"CPU": program.num_cpus, "GPU": program.num_gpus, f"node:{self.home}": _PIN if pinned else 0.0}
+            bundles.append({name: amount for name, amount in asked.items() if amount} or {"CPU": _PIN})
+        self._core = placement_group(bundles, strategy="PACK")
+
+    def start(self, program: RoleProgram, environment: dict[str, str]) -> int | None:
+        """Ask Ray for a place for a program, where it starts at once.
 
         Returns:
-            Its process id, on the node that Ray chose.
-
-        Raises:
-            PlacementFailed: no node had room for it in time, Ray failed, or a stop was asked for.
+            None: `placed` tells when and whether it has started.
         """
         self.discard(program.name)
-        host = self._host_class.options(num_cpus=program.num_cpus, num_gpus=program.num_gpus, max_restarts=0).remote()
-        self._hosts[program.name] = host
-        started = host.start.remote(program.arguments, environment, str(program.log_path))
-        deadline = time.monotonic() + _PLACEMENT_TIMEOUT_S
-        while True:
+        host = self._host_class.options(**self._wishes(program)).remote()
+        start = host.start.remote(program.arguments, environment, str(program.log_path), self._files)
+        self._hosted[program.name] = _Hosted(program, host, start)
+        return None
+
+    def _wishes(self, program: RoleProgram) -> dict[str, Any]:
+        wishes: dict[str, Any] = {"num_cpus": program.num_cpus, "num_gpus": program.num_gpus, "max_restarts": 0}
+        if program.role in _CORE and self._core is not None:
+            return wishes | {
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                    placement_group=self._core, placement_group_bundle_index=_CORE.index(program.role)
+                )
+            }
+        if self._stay_home:
+            return wishes | {"resources": {f"node:{self.home}": _PIN}}
+        return wishes | {"scheduling_strategy": "SPREAD"}
+
+    def placed(self, name: str) -> int | None:
+        """Process id of a program, on the node that Ray chose, or None while there is no room for it.
+
+        Raises:
+            PlacementFailed: its node or Ray failed meanwhile.
+        """
+        hosted = self._hosted[name]
+        if hosted.started is None:
+            ready, _ = ray.wait([hosted.start], timeout=0)
+            if not ready:
+                return None
             try:
-                pid: int = ray.get(started, timeout=_PLACEMENT_NOTICE_S)
-            except ray.exceptions.GetTimeoutError as error:
-                asked = f"{program.name} asks for {program.num_cpus:g} CPUs and {program.num_gpus:g} GPUs on one node"
-                available: Any = ray.available_resources  # untyped in ray
-                free = available()
-                room = f"free in the whole cluster are {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs"
-                if self._should_stop() or time.monotonic() > deadline:
-                    self.discard(program.name)
-                    raise PlacementFailed(f"{asked}; {room}") from error
-                self._say(f"waiting for Ray to place it: {asked}; {room}")
+                hosted.started = ray.get(hosted.start)
             except ray.exceptions.RayError as error:
-                self.discard(program.name)
-                raise PlacementFailed(f"Ray could not start {program.name}: {error}") from error
-            else:
-                return pid
+                self.discard(name)
+                raise PlacementFailed(f"Ray could not start {name}: {error}") from error
+        return hosted.started.pid
+
+    def where(self) -> dict[str, Started]:
+        """The programs that have been placed, by name."""
+        return {name: hosted.started for name, hosted in self._hosted.items() if hosted.started is not None}
 
     def poll(self, name: str) -> int | None:
-        """Exit code of a program, None while it runs, -1 when its host is gone."""
-        host = self._hosts.get(name)
-        if host is None:
-            return _LOST_EXIT_CODE
+        """Exit code of a program, None while it runs or its node is silent for a while, -1 when its host is gone."""
+        hosted = self._hosted.get(name)
+        if hosted is None:
+            return LOST_EXIT_CODE
+        if hosted.poll is None:
+            hosted.poll, hosted.poll_since = hosted.host.poll.remote(), time.monotonic()
+        # The answer is fetched at the next look: a node that is cut off must not keep the others waiting.
+        ready, _ = ray.wait([hosted.poll], timeout=0)
+        if not ready:
+            return LOST_EXIT_CODE if time.monotonic() - hosted.poll_since > _CALL_TIMEOUT_S else None
         try:
-            code: int | None = ray.get(host.poll.remote(), timeout=_CALL_TIMEOUT_S)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            return _LOST_EXIT_CODE
+            code: int | None = ray.get(hosted.poll)
+        except ray.exceptions.RayError:
+            return LOST_EXIT_CODE
+        hosted.poll = None
+        if code is not None:
+            self._bring_log(hosted)
         return code
+
+    def _bring_log(self, hosted: _Hosted) -> None:
+        started = hosted.started
+        if started is None or started.shares_directory:
+            return
+        with contextlib.suppress(ray.exceptions.RayError, OSError):
+            tail = ray.get(hosted.host.log_tail.remote(), timeout=_CALL_TIMEOUT_S)
+            with hosted.program.log_path.open("ab") as log:
+                log.write(f"--- from {started.node}:\n".encode() + tail)
 
     def stop(self, name: str, grace_s: float) -> int | None:
         """End a program in order, or kill it after the grace."""
-        host = self._hosts.get(name)
-        if host is None:
+        hosted = self._hosted.get(name)
+        if hosted is None:
             return None
-        try:
-            code: int | None = ray.get(host.stop.remote(grace_s), timeout=grace_s + _CALL_TIMEOUT_S)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            code = _LOST_EXIT_CODE
+        code: int | None = None
+        if hosted.started is not None:  # one that still waits for room has no process
+            try:
+                code = ray.get(hosted.host.stop.remote(grace_s), timeout=grace_s + _CALL_TIMEOUT_S)
+                self._bring_log(hosted)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                code = LOST_EXIT_CODE
         self.discard(name)
         return code
 
     def discard(self, name: str) -> None:
         """Forget a program's host; a process that still runs below it dies with it."""
-        host = self._hosts.pop(name, None)
-        if host is not None:
-            ray.kill(host)
+        hosted = self._hosted.pop(name, None)
+        if hosted is not None:
+            ray.kill(hosted.host)

@@ -39,13 +39,17 @@ def split_actors(actors: int, per_host: int) -> list[tuple[int, ...]]:
     return [tuple(range(bounds[i], bounds[i + 1])) for i in range(groups)]
 
 
-def make_program(config: ExperimentConfig, run: RunDirectory, *, gpu: bool) -> list[RoleProgram]:
+def make_program(
+    config: ExperimentConfig, run: RunDirectory, *, gpu: bool, pool_size: int = 0, listen: str = ""
+) -> list[RoleProgram]:
     """All roles of a run in the order in which they start.
 
     Args:
         config: resolved.
         run: its directory; all paths are made absolute, because Ray's workers have another working folder.
         gpu: whether the learner reserves a GPU.
+        pool_size: most actors of a pool; 0: `launcher.actors_per_host`.
+        listen: address for the embedded Redis; '' leaves it on the loopback interface.
     """
     root = RunDirectory(run.path.resolve())
     common = ("--config", str(root.config))
@@ -54,21 +58,26 @@ def make_program(config: ExperimentConfig, run: RunDirectory, *, gpu: bool) -> l
         return root.logs / f"{name}.log"
 
     learner = ("-m", "learner", *common, "--checkpoint-dir", str(root.checkpoints), "--device", config.launcher.device)
+    replay = ("-m", "replay_service", *common, "--run-dir", str(root.path), *(("--listen", listen) if listen else ()))
+    asked = config.launcher
     roles = [
+        RoleProgram("replay", replay, log("replay"), num_cpus=asked.replay_cpus, role=Role.REPLAY),
         RoleProgram(
-            "replay",
-            ("-m", "replay_service", *common, "--run-dir", str(root.path)),
-            log("replay"),
-            num_cpus=0.5,
-            role=Role.REPLAY,
+            "learner",
+            learner,
+            log("learner"),
+            num_cpus=asked.learner_cpus,
+            num_gpus=asked.learner_gpus if gpu else 0.0,
+            role=Role.LEARNER,
         ),
-        RoleProgram("learner", learner, log("learner"), num_cpus=1.0, num_gpus=1.0 if gpu else 0.0, role=Role.LEARNER),
     ]
-    for index, ids in enumerate(split_actors(config.run.actors, config.launcher.actors_per_host)):
+    for index, ids in enumerate(split_actors(config.run.actors, pool_size or asked.actors_per_host)):
         name = f"actors-{index}"
         indices = f"{ids[0]}-{ids[-1]}"
         arguments = ("-m", "actors", "actor", *common, "--indices", indices, "--log-dir", str(root.logs))
-        roles.append(RoleProgram(name, arguments, log(name), num_cpus=float(len(ids)), actor_ids=ids))
+        roles.append(RoleProgram(name, arguments, log(name), num_cpus=asked.actor_cpus * len(ids), actor_ids=ids))
     evaluator = ("-m", "actors", "evaluator", *common)
-    roles.append(RoleProgram("evaluator", evaluator, log("evaluator"), num_cpus=0.5, role=Role.EVALUATOR))
+    roles.append(
+        RoleProgram("evaluator", evaluator, log("evaluator"), num_cpus=asked.evaluator_cpus, role=Role.EVALUATOR)
+    )
     return roles

@@ -13,14 +13,20 @@ from launcher.program import RoleProgram
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, UserError
 from replay_service.process import RESTARTED_VARIABLE, RestartBudget
 
+LOST_EXIT_CODE = -1
+"""What stands for the exit code of a program whose host or node is gone."""
+
 _log = logging.getLogger(__name__)
 
 
 class Placement(Protocol):
     """Where programs run; `placement.RolePlacement` on Ray, a fake in tests."""
 
-    def start(self, program: RoleProgram, environment: dict[str, str]) -> int:
-        """Start a program; returns its process id."""
+    def start(self, program: RoleProgram, environment: dict[str, str]) -> int | None:
+        """Start a program; returns its process id, or None while it waits for room: then `placed` tells."""
+
+    def placed(self, name: str) -> int | None:
+        """Process id of a program once it has been placed."""
 
     def poll(self, name: str) -> int | None:
         """Exit code, or None while it runs."""
@@ -47,6 +53,9 @@ class _Watched:
     budget: RestartBudget
     restart_at: float | None = None
     restarts: int = field(default=0)
+    waits: bool = False
+    """Whether it waits for room on a node."""
+    is_restart: bool = False
 
 
 class Supervisor:
@@ -80,12 +89,26 @@ class Supervisor:
         """Roles that were started, in order."""
         return list(self._watched)
 
+    @property
+    def waiting(self) -> list[RoleProgram]:
+        """Programs that wait for room on a node, in order."""
+        return [watched.program for watched in self._watched.values() if watched.waits]
+
     def start(self, program: RoleProgram) -> None:
         """Start a role and watch it from now on."""
-        pid = self._placement.start(program, self._environment(program))
         budget = RestartBudget(limit=self._max_restarts, window_s=self._restart_window_s)
-        self._watched[program.name] = _Watched(program, budget)
-        _log.info("started %s, process id %d", program.name, pid)
+        watched = self._watched[program.name] = _Watched(program, budget)
+        self._note_start(watched, self._placement.start(program, self._environment(program)))
+
+    def _note_start(self, watched: _Watched, pid: int | None) -> None:
+        watched.waits = pid is None
+        if pid is None:
+            return
+        name = watched.program.name
+        if watched.is_restart:
+            watched.restarts += 1
+            self._on_restart(name)
+        _log.info("started %s%s, process id %d", name, " again" if watched.is_restart else "", pid)
 
     def tend(self) -> None:
         """Look at every role once; start crashed ones again when their pause is over.
@@ -97,25 +120,37 @@ class Supervisor:
         for name, watched in self._watched.items():
             if watched.restart_at is not None:
                 if time.monotonic() >= watched.restart_at:
-                    environment = {**self._environment(watched.program), RESTARTED_VARIABLE: "1"}
-                    try:
-                        self._placement.start(watched.program, environment)
-                    except PlacementFailed as error:
-                        watched.restart_at = time.monotonic() + self._next_pause_s(watched, f"{error}")
-                        continue
-                    watched.restart_at = None
-                    watched.restarts += 1
-                    self._on_restart(name)
-                    _log.info("started %s again", name)
+                    self._restart(watched)
+                continue
+            if watched.waits:
+                try:
+                    self._note_start(watched, self._placement.placed(name))
+                except PlacementFailed as error:
+                    self._pause(watched, f"{error}")
                 continue
             code = self._placement.poll(name)
             if code is None:
                 continue
             if code == USER_ERROR_EXIT_CODE:
                 raise RoleRefused(f"{name}: {last_error(watched.program.log_path)}")
-            pause = self._next_pause_s(watched, f"{name} ended with code {code}")
-            _log.warning("%s ended with code %s; it is started again in %.1f s", name, code, pause)
-            watched.restart_at = time.monotonic() + pause
+            lost = f"{name} was lost with its node or its Ray worker"
+            self._pause(watched, lost if code == LOST_EXIT_CODE else f"{name} ended with code {code}")
+
+    def _restart(self, watched: _Watched) -> None:
+        watched.restart_at = None
+        watched.is_restart = True
+        environment = {**self._environment(watched.program), RESTARTED_VARIABLE: "1"}
+        try:
+            self._note_start(watched, self._placement.start(watched.program, environment))
+        except PlacementFailed as error:
+            self._pause(watched, f"{error}")
+
+    def _pause(self, watched: _Watched, what: str) -> None:
+        pause = self._next_pause_s(watched, what)
+        _log.warning("%s; it is started again in %.1f s", what, pause)
+        watched.waits = False
+        watched.is_restart = True
+        watched.restart_at = time.monotonic() + pause
 
     def _next_pause_s(self, watched: _Watched, what: str) -> float:
         pause = watched.budget.next_pause_s()

@@ -14,6 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from launcher.capacity import Node, describe, pool_size, refusal
 from launcher.dashboard import evaluation_table
 from launcher.display import Display
 from launcher.experiment import ExperimentConfig
@@ -42,6 +43,7 @@ from replay_service.tasks import find_task
 
 _TICK_S = 0.5
 _READY_TIMEOUT_S = 120.0
+_ROOM_NOTICE_S = 10.0
 _REDIS_GONE_NOTICE = "Redis does not answer; the replay service brings it back, everybody waits"
 
 _log = logging.getLogger(__name__)
@@ -129,6 +131,39 @@ def _leave_closed_terminal() -> None:
                 os.close(nowhere)
 
 
+class RoomNotice:
+    """Says every ten seconds which programs wait for room on a node, and once that none does any more."""
+
+    def __init__(
+        self,
+        waiting: Callable[[], list[RoleProgram]],
+        free: Callable[[], str],
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._waiting = waiting
+        self._free = free
+        self._say = say
+        self._clock = clock
+        self._since: float | None = None
+        self._last = 0.0
+        self._said = False
+
+    def look(self) -> None:
+        """Look at who waits now."""
+        now, waiting = self._clock(), self._waiting()
+        if not waiting:
+            if self._said:
+                self._say("every program has found room")
+            self._since, self._said = None, False
+            return
+        if self._since is None:
+            self._since = self._last = now
+        if now - self._last >= _ROOM_NOTICE_S:
+            self._last, self._said = now, True
+            self._say(f"waiting for room since {now - self._since:.0f} s: {describe(waiting)}; {self._free()}")
+
+
 class Run:
     """One `launcher up`, from start to end."""
 
@@ -154,19 +189,20 @@ class Run:
             RunFailed: a role crashed more often than its budget allows.
         """
         set_ray_environment(private_cluster=not self._config.launcher.ray_address)
-        from launcher.placement import RolePlacement  # ray reads its environment as it is imported, and loads slowly
+        from launcher.placement import (
+            RolePlacement,
+            RunFiles,
+        )  # ray reads its environment as it is imported, and loads slowly
 
         self._interrupts.install()
         title = f"{self._config.run.env}  seed {self._config.run.seed}  {self._directory.path}"
         status = "failed"
         with Display(title, self._console) as display:
             display.say("starting Ray ...")
-            programs = make_program(self._config, self._directory, gpu=False)
             placement = RolePlacement(
                 address=self._config.launcher.ray_address,
-                num_cpus=sum(program.num_cpus for program in programs),
-                say=display.say,
-                should_stop=lambda: self._interrupts.count > 0,
+                num_cpus=sum(program.num_cpus for program in make_program(self._config, self._directory, gpu=False)),
+                files=RunFiles.of(self._directory),
             )
             self._interrupts.install()  # again: Ray's start puts a handler of its own, which aborts, in SIGTERM's place
             supervisor = Supervisor(
@@ -178,15 +214,12 @@ class Run:
             )
             in_order = True
             try:
-                if placement.num_nodes() > 1 and not self._config.run.redis_url:
-                    raise ConfigError(
-                        f"the Ray cluster has {placement.num_nodes()} nodes, but the embedded Redis listens on "
-                        "loopback only: start a Redis that all nodes reach and name it with --redis-url"
-                    )
-                if self._config.launcher.device != "cpu":
-                    programs = make_program(self._config, self._directory, gpu=placement.has_gpu())
-                self._start(supervisor, programs, display)
-                status = self._watch(supervisor, display)
+                nodes = placement.nodes()
+                programs = self._plan(nodes, placement.home)
+                placement.reserve(programs, stay_home=not self._crosses_nodes(nodes))
+                room = RoomNotice(lambda: supervisor.waiting, placement.free, display.say)
+                self._start(supervisor, programs, display, room)
+                status = self._watch(supervisor, display, room)
             except KeyboardInterrupt:
                 in_order = False  # the second Ctrl-C: every role dies with Ray's workers, the run can be resumed
                 raise
@@ -197,6 +230,29 @@ class Run:
                 finally:
                     placement.shutdown()
         return status
+
+    def _crosses_nodes(self, nodes: list[Node]) -> bool:
+        """Whether roles may run on other nodes than this one, now or later."""
+        return len(nodes) > 1 or self._config.launcher.wait_for_nodes or bool(self._config.run.redis_url)
+
+    def _plan(self, nodes: list[Node], home: str) -> list[RoleProgram]:
+        """The programs of the run, cut for these nodes.
+
+        Raises:
+            ConfigError: the nodes cannot hold them, and nobody said to wait for more.
+        """
+        settings, run = self._config.launcher, self._config.run
+        programs = make_program(
+            self._config,
+            self._directory,
+            gpu=settings.device != "cpu" and any(node.num_gpus >= settings.learner_gpus > 0 for node in nodes),
+            pool_size=pool_size(run.actors, most=settings.actors_per_host, actor_cpus=settings.actor_cpus, nodes=nodes),
+            listen=home if self._crosses_nodes(nodes) and not run.redis_url else "",
+        )
+        problem = None if settings.wait_for_nodes else refusal(programs, nodes)
+        if problem is not None:
+            raise ConfigError(problem)
+        return programs
 
     def summary_lines(self, status: str) -> None:
         """Print what was learned and where the run lies."""
@@ -222,20 +278,23 @@ class Run:
 
     # Start
 
-    def _start(self, supervisor: Supervisor, programs: list[RoleProgram], display: Display) -> None:
+    def _start(self, supervisor: Supervisor, programs: list[RoleProgram], display: Display, room: RoomNotice) -> None:
         self._directory.ready.unlink(missing_ok=True)
         display.say("starting the replay service, the learner, the actors and the evaluator ...")
         for program in programs:
             supervisor.start(program)
             if not program.needs_redis:
-                self._wait_until_open(supervisor, program)
+                self._wait_until_open(supervisor, program, room)
             if self._interrupts.count:
                 return
 
-    def _wait_until_open(self, supervisor: Supervisor, replay: RoleProgram) -> None:
+    def _wait_until_open(self, supervisor: Supervisor, replay: RoleProgram, room: RoomNotice) -> None:
         deadline = time.monotonic() + _READY_TIMEOUT_S
         while not self._directory.ready.exists():
             supervisor.tend()
+            room.look()
+            if supervisor.waiting:
+                deadline = time.monotonic() + _READY_TIMEOUT_S
             if time.monotonic() > deadline:
                 raise RunFailed(
                     f"the replay service was not ready in {_READY_TIMEOUT_S:.0f} s; its log: {replay.log_path}"
@@ -262,9 +321,10 @@ class Run:
 
     # Watch
 
-    def _watch(self, supervisor: Supervisor, display: Display) -> str:
+    def _watch(self, supervisor: Supervisor, display: Display, room: RoomNotice) -> str:
         while self._interrupts.count == 0:
             supervisor.tend()
+            room.look()
             snapshot = self._read()
             if snapshot is None:
                 display.warn(_REDIS_GONE_NOTICE)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from replay_service.config_file import load_run_config
 from replay_service.process import StopSignal, configure_logging, die_with_launcher, run_role
+from replay_service.redis_server import LOOPBACK
 from replay_service.service import ReplayService
 
 
@@ -19,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m replay_service")
     parser.add_argument("--config", type=Path, required=True, help="the run's TOML file")
     parser.add_argument("--run-dir", type=Path, required=True, help="where data and records are kept")
+    parser.add_argument("--listen", default=LOOPBACK, help="this machine's address for the embedded Redis")
     arguments = parser.parse_args()
     configure_logging("replay")
     die_with_launcher()
@@ -26,7 +28,7 @@ def main() -> int:
     stop.install()
 
     def work() -> int:
-        ReplayService(load_run_config(arguments.config), arguments.run_dir, stop=stop).run()
+        ReplayService(load_run_config(arguments.config), arguments.run_dir, stop=stop, listen=arguments.listen).run()
         return 0
 
     return run_role(work)

@@ -48,7 +48,8 @@ class ReplayConfig:
     max_memory_mb: int = 4096
     """Memory limit of the embedded Redis, in MiB; at the limit it refuses writes rather than forgetting."""
     port: int = 0
-    """TCP port of the embedded Redis on the loopback interface. 0: a free one."""
+    """TCP port of the embedded Redis. 0: a free one. It listens on the loopback interface, and on a Ray cluster of
+    several nodes on the address of the launcher's node."""
     server_path: str = ""
     """Redis-compatible server to start. Default: valkey-server or redis-server on the PATH, else the packaged one."""
     actor_timeout_s: float = 60.0
@@ -99,7 +100,8 @@ class RunConfig:
     """A Redis to use (redis://, rediss:// or unix://). Default: an embedded server. Its password belongs into the
     environment variable AWAC_REDIS_PASSWORD, not here."""
     metrics_host: str = "127.0.0.1"
-    """Interface of the Prometheus endpoints and of the service discovery."""
+    """Interface of the Prometheus endpoints and of the service discovery. node: on a Ray cluster, the address of the
+    node that a process runs on."""
     discovery_port: int = 0
     """Port of the replay service's HTTP service discovery for Prometheus. 0: a free one."""
     wandb: Literal["off", "offline", "online"] = "off"

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from replay_service.process import advertised_host
+
 TARGETS_PATH = "/targets"
 
 
@@ -63,8 +65,8 @@ class DiscoveryServer:
 
     @property
     def address(self) -> str:
-        """host:port."""
-        return f"{self._server.server_address[0]!s}:{self._server.server_port}"
+        """host:port, as others reach it."""
+        return f"{advertised_host(str(self._server.server_address[0]))}:{self._server.server_port}"
 
     def start(self) -> None:
         """Begin to answer."""

@@ -31,9 +31,16 @@ PARENT_VARIABLE = "AWAC_PARENT_PID"
 RESTARTED_VARIABLE = "AWAC_RESTARTED"
 """Environment variable by which the launcher tells a role that it replaces a crashed one."""
 
+NODE_ADDRESS_VARIABLE = "AWAC_NODE_ADDRESS"
+"""Environment variable by which the launcher tells a role the address of its node, as Ray and its peers know it."""
+
+NODE = "node"
+"""Instead of an interface: the address in AWAC_NODE_ADDRESS, or the loopback interface where there is none."""
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after a fork only the call itself is safe
 _WAIT_NOTICE_PERIOD_S = 10.0
+_LOOPBACK = "127.0.0.1"
 _WILDCARDS = ("0.0.0.0", "::", "")
 
 _log = logging.getLogger(__name__)
@@ -113,17 +120,28 @@ def serve_metrics(registry: CollectorRegistry, host: str) -> str:
     """Serve Prometheus metrics on a free port, this process's own memory, CPU time and file descriptors among them.
 
     Returns:
-        `host:port`, as service discovery should name it; this machine's name where `host` means all interfaces.
+        `host:port`, as service discovery should name it; this machine's address or name where `host` means all
+        interfaces.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     ProcessCollector(registry=registry)
-    server, _thread = start_http_server(0, addr=host, registry=registry)
+    server, _thread = start_http_server(0, addr=listening_host(host), registry=registry)
     return f"{advertised_host(host)}:{server.server_port}"
 
 
+def listening_host(host: str) -> str:
+    """The interface that a setting means: `node` is the address of this machine in its cluster."""
+    return os.environ.get(NODE_ADDRESS_VARIABLE, _LOOPBACK) if host == NODE else host
+
+
 def advertised_host(host: str) -> str:
-    """The address under which others reach what listens on `host`: its own, or this machine's name for a wildcard."""
-    return socket.gethostname() if host in _WILDCARDS else host
+    """The address under which others reach what listens on `host`.
+
+    Its own; for a wildcard, this machine's address in its cluster, or its name when it is in none.
+    """
+    if host in _WILDCARDS:
+        return os.environ.get(NODE_ADDRESS_VARIABLE) or socket.gethostname()
+    return listening_host(host)
 
 
 def run_role(main: Callable[[], int]) -> int:

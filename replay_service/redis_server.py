@@ -1,4 +1,4 @@
-"""Start the embedded Redis: loopback only, a random password, an append-only file, and death with its parent."""
+"""Start the embedded Redis: loopback unless told, a random password, an append-only file, death with its parent."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from replay_service.process import die_with_parent
 from replay_service.process_identity import ProcessIdentity
 from replay_service.redis_client import RedisClient
 
+LOOPBACK = "127.0.0.1"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
@@ -100,6 +101,7 @@ class EmbeddedRedis:
         previous: RedisEndpoint | None = None,
         run_id: str = "",
         keep_port: bool = True,
+        host: str = LOOPBACK,
     ) -> EmbeddedRedis:
         """Start a server whose data live in `folder`, and wait until it has loaded them.
 
@@ -107,13 +109,14 @@ class EmbeddedRedis:
             folder: data, log and user file; created with access for its owner alone.
             server: binary to run.
             max_memory_mb: memory limit in MiB; at the limit writes are refused, nothing is evicted.
-            port: TCP port on the loopback interface; 0 takes that of `previous`, or a free one.
+            port: TCP port; 0 takes that of `previous`, or a free one.
             previous: endpoint of the run's last server; its port and password are used again, so that processes
                 that are waiting for Redis find it.
             run_id: the run whose keys the roles may reach, each with a user of its own (`access`); '' makes no user
                 but the launcher's.
             keep_port: take no other port than that of `previous`. False: nobody waits there, so when another program
                 has taken it meanwhile, a free one will do.
+            host: address of this machine to listen on, and no other; the endpoint names it.
 
         Raises:
             RedisUnavailable: it did not start; the text ends with its own last words.
@@ -124,12 +127,12 @@ class EmbeddedRedis:
             last_port = int(previous.url.rpartition(":")[2])
             # Unless the last server is known to have ended, its port is tried: the start fails if it is still there.
             movable = not port and not keep_port and _last_server_ended(folder)
-            if movable and _is_taken(last_port):
-                port = _free_port()
+            if movable and _is_taken(last_port, host):
+                port = _free_port(host)
                 _log.warning("port %d is taken by another program; Redis moves to port %d", last_port, port)
             port = port or last_port
-        chosen_port = port or _free_port()
-        endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@127.0.0.1:{chosen_port}", password)
+        chosen_port = port or _free_port(host)
+        endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@{host}:{chosen_port}", password)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
@@ -139,7 +142,7 @@ class EmbeddedRedis:
         log_path = folder / "server.log"
         arguments = {
             "port": chosen_port,
-            "bind": "127.0.0.1",
+            "bind": host,
             "aclfile": folder / "users.acl",
             "appendonly": "yes",
             "appendfsync": "everysec",
@@ -165,7 +168,7 @@ class EmbeddedRedis:
         _write_private(folder / _PROCESS_FILE, ProcessIdentity.of(process.pid).to_json())
         running = EmbeddedRedis(process, endpoint, server)
         running._wait_until_ready(log_path)
-        _log.info("%s listens on 127.0.0.1:%d", server, chosen_port)
+        _log.info("%s listens on %s:%d", server, host, chosen_port)
         return running
 
     def _wait_until_ready(self, log_path: Path) -> None:
@@ -211,9 +214,17 @@ class EmbeddedRedis:
                 self.process.wait()
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
+    """A port that nobody listens on.
+
+    Raises:
+        RedisUnavailable: the address is none of this machine's.
+    """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise RedisUnavailable(f"Redis cannot listen on {host}: {error.strerror}") from error
         return int(probe.getsockname()[1])
 
 
@@ -226,11 +237,11 @@ def _last_server_ended(folder: Path) -> bool:
     return last.is_here and not last.is_alive
 
 
-def _is_taken(port: int) -> bool:
+def _is_taken(port: int, host: str) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis itself: past connections are no obstacle
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return True
     return False

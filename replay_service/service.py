@@ -23,11 +23,11 @@ from replay_service.errors import ConfigError, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.metrics import RunReader, register_run_metrics
 from replay_service.patience import Patience
-from replay_service.process import RESTARTED_VARIABLE, StopSignal, serve_metrics
+from replay_service.process import RESTARTED_VARIABLE, StopSignal, listening_host, serve_metrics
 from replay_service.process_identity import ProcessIdentity
 from replay_service.records import PointSink, Recorder, RunIdentity
 from replay_service.redis_client import RedisClient
-from replay_service.redis_server import EmbeddedRedis, find_server
+from replay_service.redis_server import LOOPBACK, EmbeddedRedis, find_server
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
@@ -99,8 +99,9 @@ def load_seed_data(run: RunConfig) -> OfflineDataset | None:
 class ReplayService:
     """The process. `run` is startup, main loop, shutdown."""
 
-    def __init__(self, run: RunConfig, run_dir: Path, *, stop: StopSignal) -> None:
+    def __init__(self, run: RunConfig, run_dir: Path, *, stop: StopSignal, listen: str = LOOPBACK) -> None:
         self._run = run
+        self._listen = listen
         self._files = ServiceFiles(run_dir)
         self._stop = stop
         self._keys = Keys(run.run_id)
@@ -152,6 +153,7 @@ class ReplayService:
             previous=previous,
             run_id=self._run.run_id,
             keep_port=keep_port,
+            host=self._listen,
         )
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
@@ -236,7 +238,7 @@ class ReplayService:
         try:
             discovery = DiscoveryServer(
                 lambda: target_groups(state.endpoints(), run_id=self._run.run_id, env=self._run.env),
-                host=self._run.metrics_host,
+                host=listening_host(self._run.metrics_host),
                 port=self._run.discovery_port,
             )
         except OSError as error:

@@ -65,11 +65,21 @@ class WeightsChannel:
         Raises:
             WireError: what lies there is not a valid version, or one for another environment.
         """
+        message = self.message()
+        return None if message is None else decode(message, fitting)
+
+    def message(self) -> bytes | None:
+        """The newest version as it travels, or None before the first."""
         message: bytes | None = self._client.get(self._keys.weights)
-        return None if message is None else _decode(message, fitting)
+        return message
 
 
-def _decode(message: bytes, fitting: ExperienceSpec | None) -> PolicyWeights:
+def decode(message: bytes, fitting: ExperienceSpec | None) -> PolicyWeights:
+    """Read a version from its message.
+
+    Raises:
+        WireError: it is no valid version, or one for another environment than `fitting`.
+    """
     policy = wire.decode_policy_weights(message)
     problem = None if fitting is None else policy.misfit(fitting.observation_dim, fitting.action_dim)
     if problem is not None:
@@ -126,4 +136,4 @@ class EvaluationRequests:
             return None
         raw_id, fields = reply[0][1][0]
         self.cursor = raw_id.decode()
-        return EvaluationRequest(self.cursor, _decode(fields.get(b"m", b""), self._fitting))
+        return EvaluationRequest(self.cursor, decode(fields.get(b"m", b""), self._fitting))

@@ -129,3 +129,46 @@ def test_last_error_names_the_log_when_it_holds_none(tmp_path: Path) -> None:
     assert str(log) in last_error(log)
     log.write_text("error: first\nerror: second\n")
     assert last_error(log) == "second"
+
+
+class CrowdedPlacement(LocalPlacement):
+    """Has no room for a program until `room` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = False
+        self._asked: dict[str, RoleProgram] = {}
+
+    def start(self, program: RoleProgram, environment: dict[str, str]) -> int | None:  # type: ignore[override]
+        self._asked[program.name] = program
+        return self.placed(program.name)
+
+    def placed(self, name: str) -> int | None:
+        return super().start(self._asked[name], {}) if self.room else None
+
+
+def test_a_program_without_room_waits_and_neither_blocks_nor_spends_its_budget(tmp_path: Path) -> None:
+    crowded, restarted = CrowdedPlacement(), list[str]()
+    watch = Supervisor(
+        crowded, environment=lambda _p: {}, max_restarts=1, restart_window_s=60.0, on_restart=restarted.append
+    )
+    watch.start(program(tmp_path, "actors-0", FOREVER))
+    for _ in range(5):
+        watch.tend()
+    assert [p.name for p in watch.waiting] == ["actors-0"]
+    crowded.room = True
+    watch.tend()
+    assert watch.waiting == []
+    assert restarted == []
+
+    crowded.room = False
+    crowded.processes["actors-0"].kill()  # and its node is full when it is to be started again
+    deadline = time.monotonic() + 30
+    while not watch.waiting and time.monotonic() < deadline:
+        watch.tend()
+        time.sleep(0.05)
+    assert [p.name for p in watch.waiting] == ["actors-0"]
+    crowded.room = True
+    watch.tend()
+    assert restarted == ["actors-0"]
+    assert watch.stop(["actors-0"], 5.0) == {"actors-0": -15}
