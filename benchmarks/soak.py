@@ -209,7 +209,6 @@ def report_trends(samples: list[Sample]) -> None:
         report(Measurement(
             name=f"soak: {name}, rise over the second half", value=round(line.rise, 2), unit=unit,
             against=f"a mean of {line.mean:.1f} {unit}".strip() + f", {line.slope_per_hour:+.1f} an hour",
-            ratio=round(line.rise / line.mean, 4) if line.mean else None,
             target=round(_FLAT_SHARE * line.mean, 2), met=line.flat,
         ))  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from launcher.learning_curves import Axis, Metric
+from launcher.curve_axes import Axis, Metric
 from launcher.replay_filter import ReplayFilter
 from replay_service.errors import ConfigError
 

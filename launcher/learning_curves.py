@@ -12,16 +12,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
 
+from launcher.curve_axes import Axis, Metric
 from launcher.whole_file import whole_file
 from replay_service.errors import UserError
 from replay_service.records import EVALUATIONS_FILE
-
-Metric = Literal["success_final", "success_any", "success_fraction", "episode_return"]
-Axis = Literal["env_steps", "grad_steps"]
-
-METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _VERSION_COLUMN = "policy_version"
 _FIRST_TRAINED_VERSION = 1

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from launcher.learning_curves import Axis, Curve, Metric
+from launcher.curve_axes import Axis, Metric
+from launcher.learning_curves import Curve
 from launcher.whole_file import whole_file
 from replay_service.errors import ConfigError
 

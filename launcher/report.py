@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from launcher.learning_curves import EvaluationsError, Metric, make_curves, read_evaluations
+from launcher.curve_axes import Metric
+from launcher.learning_curves import EvaluationsError, make_curves, read_evaluations
 from launcher.plot import draw_curves
 from launcher.report_pictures import draw_learner, draw_throughput, rates_over_time
 from launcher.run_connection import redis_of

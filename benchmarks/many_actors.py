@@ -1,0 +1,77 @@
+"""What do 32 actors cost on a machine that two would fill? Environment steps, memory, and whether the learner starves.
+
+Both runs have the same settings, a quarter of an update an environment step; only the number of actors differs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.online_run import online_run
+from benchmarks.record import compared, limited, report
+
+FEW, MANY = 2, 32
+SECONDS = 30.0
+LOWEST_SHARE = 0.90
+MOST_MIB = 6 * 1024
+MOST_WAITING_PERCENT = 5.0
+_SETTLE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one run did."""
+
+    env_steps_a_second: float
+    updates_a_second: float
+    memory_mib: float
+    waiting_percent: float
+
+
+def measure(actors: int) -> Found:
+    """One run."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        online_run(
+            Path(folder), env="relocate", actors=actors, device="cpu", utd_ratio=0.25, num_offline_steps=200,
+            learner__batch_size=256, num_env_steps=10**9, learner__evaluate_every_env_steps=0, evaluator__episodes=1,
+            learner__report_every_s=1,
+        ) as run,
+    ):  # fmt: skip
+        time.sleep(_SETTLE_S)
+        first, began = run.state(), time.time()
+        time.sleep(SECONDS)
+        last, ended = run.state(), time.time()
+        memory = run.memory_mib()
+        waiting = [r.metrics["waiting_ratio"] for r in run.learner_reports() if began + 1.0 <= r.unix_seconds <= ended]
+    seconds = ended - began
+    return Found(
+        (last.env_steps - first.env_steps) / seconds,
+        (last.online_grad_steps - first.online_grad_steps) / seconds,
+        memory,
+        100.0 * sum(waiting) / len(waiting),
+    )
+
+
+def main() -> None:
+    few, many = measure(FEW), measure(MANY)
+    report(compared(
+        f"launcher up --actors {MANY}", many.env_steps_a_second, "env steps/s", against=f"--actors {FEW}",
+        other=few.env_steps_a_second, target=LOWEST_SHARE,
+        note=f"{many.updates_a_second:.0f} and {few.updates_a_second:.0f} updates/s",
+    ))  # fmt: skip
+    report(limited(
+        f"launcher up --actors {MANY}: memory in all", many.memory_mib, "MiB", at_most=MOST_MIB,
+        note=f"proportional set size of every process, Ray's included; with {FEW} actors {few.memory_mib:.0f} MiB",
+    ))  # fmt: skip
+    report(limited(
+        f"launcher up --actors {MANY}: learner waits for experience", many.waiting_percent, "% of the time",
+        at_most=MOST_WAITING_PERCENT, note=f"with {FEW} actors {few.waiting_percent:.2g} %",
+    ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
