@@ -22,6 +22,7 @@ from rich.console import Console
 
 from launcher.data_commands import add_data_commands
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
+from launcher.run_commands import add_run_commands
 from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
 
@@ -39,6 +40,7 @@ app = App(
 dataset_app = App(name="dataset", help="Make and judge datasets.")
 app.command(dataset_app)
 add_data_commands(app, dataset_app)
+add_run_commands(app)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class UpOptions:
     """What to do with a run that is in the directory: resume, restart (keep it aside) or overwrite (delete it)."""
     dry_run: bool = False
     """Check everything, print the resolved configuration, start nothing."""
+    detach: bool = False
+    """Go on without the terminal once the run is up: `launcher attach` shows it, `launcher down` stops it."""
 
 
 @app.command
@@ -90,6 +94,13 @@ def up(
             refuse_changes(_saved(directory.config), resolved)
         write_config(resolved, directory)
         run_directory.remember_latest(directory.path)
+        if options.detach:
+            from launcher.detached import detach
+
+            code = detach(directory)
+            if code is not None:
+                return code
+            console = Console()
         _log_to(directory.logs / "launcher.log")
         run = Run(resolved, directory, console)
         try:

@@ -37,10 +37,10 @@ def _about_redis(snapshot: Snapshot) -> Iterator[str]:
 def _about_actors(snapshot: Snapshot) -> Iterator[str]:
     state = snapshot.state
     if state.phase is not Phase.FINISHED:
-        silent = [actor.actor_id for actor in snapshot.actors if not snapshot.is_alive(actor)]
+        silent = [actor.actor_id for actor in snapshot.staying if not snapshot.is_alive(actor)]
         if silent:
             named = ", ".join(map(str, silent[:8])) + (", ..." if len(silent) > 8 else "")
-            yield f"silent: {len(silent)} of {counted(len(snapshot.actors), 'actor')} ({named})"
+            yield f"silent: {len(silent)} of {counted(len(snapshot.staying), 'actor')} ({named})"
     if state.actor_restarts:
         yield f"actors crashed and were replaced: {counted(state.actor_restarts, 'restart')}"
 

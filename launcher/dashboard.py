@@ -52,7 +52,7 @@ class Dashboard:
             yield _fact("warning", text, options, style="yellow")
         left = height - 2 - len(facts) - min(len(warnings), _MOST_CONCERNS)
         evaluations, actors = _share_rows(
-            left, len(self.snapshot.evaluations), len(self.snapshot.actors) if _shows_actors(self.snapshot) else 0
+            left, len(self.snapshot.evaluations), len(self.snapshot.staying) if _shows_actors(self.snapshot) else 0
         )
         if evaluations:
             yield evaluation_table(self.snapshot.evaluations[-evaluations:])
@@ -154,7 +154,7 @@ def _describe_policy(snapshot: Snapshot) -> str:
     if not state.policy_version:
         return "none published yet"
     text = f"version {state.policy_version:,}, {age(snapshot.weight_age_s(state.policy_version))} old"
-    acting = [a.policy_version for a in snapshot.actors if snapshot.is_alive(a) and a.policy_version]
+    acting = [a.policy_version for a in snapshot.staying if snapshot.is_alive(a) and a.policy_version]
     if state.phase is not Phase.ONLINE or not acting:
         return text
     oldest = age(snapshot.weight_age_s(min(acting)))
@@ -163,7 +163,7 @@ def _describe_policy(snapshot: Snapshot) -> str:
 
 def _describe_actors(snapshot: Snapshot) -> str:
     state = snapshot.state
-    text = f"{snapshot.actors_alive} of {len(snapshot.actors)} alive, {state.episodes:,} episodes"
+    text = f"{snapshot.actors_alive} of {len(snapshot.staying)} alive, {state.episodes:,} episodes"
     if state.episodes:
         text += f", {percent(state.successes / state.episodes)} successful"
     return text + (f", {counted(state.actor_restarts, 'restart')}" if state.actor_restarts else "")
@@ -196,8 +196,8 @@ def _table(*names: str) -> Table:
 
 
 def _actor_part(snapshot: Snapshot, rates: Rates, rows: int) -> list[RenderableType]:
-    if len(snapshot.actors) <= rows:
-        return [_actor_table(snapshot.actors, snapshot, rates)]
+    if len(snapshot.staying) <= rows:
+        return [_actor_table(snapshot.staying, snapshot, rates)]
     parts: list[RenderableType] = [_actor_summary(snapshot, rates)]
     named = rows - _SUMMARY_ROWS - 2  # the header and the line above it
     if named >= _FEWEST_NAMED:
@@ -210,7 +210,7 @@ def _actor_part(snapshot: Snapshot, rates: Rates, rows: int) -> list[RenderableT
 def worth_a_look(snapshot: Snapshot, rates: Rates, count: int) -> list[ActorLedger]:
     """The actors that a user would look at first: silent ones, then often restarted ones, then the slowest."""
     ranked = sorted(
-        snapshot.actors,
+        snapshot.staying,
         key=lambda actor: (
             snapshot.is_alive(actor),
             -actor.restarts,
@@ -240,7 +240,7 @@ def _actor_table(actors: Sequence[ActorLedger], snapshot: Snapshot, rates: Rates
 
 def _actor_summary(snapshot: Snapshot, rates: Rates) -> Table:
     """Lowest, median and highest value over all actors, and whose the extremes are."""
-    table = _table(f"{len(snapshot.actors)} actors", "lowest", "of actor", "median", "highest", "of actor")
+    table = _table(f"{len(snapshot.staying)} actors", "lowest", "of actor", "median", "highest", "of actor")
     quantities: list[tuple[str, Callable[[ActorLedger], float | None], Callable[[float], str]]] = [
         ("steps/s", lambda a: rates.actor_rates.get(a.actor_id, 0.0), rate),
         ("episodes", lambda a: float(a.episodes), lambda v: f"{v:,.0f}"),
@@ -249,7 +249,7 @@ def _actor_summary(snapshot: Snapshot, rates: Rates) -> Table:
         ("restarts", lambda a: float(a.restarts), lambda v: f"{v:.0f}"),
     ]
     for name, of_actor, write in quantities:
-        found = [(value, a.actor_id) for a in snapshot.actors if (value := of_actor(a)) is not None]
+        found = [(value, a.actor_id) for a in snapshot.staying if (value := of_actor(a)) is not None]
         if not found:
             table.add_row(name, "-", "-", "-", "-", "-")
             continue

@@ -71,13 +71,28 @@ def make_program(
             role=Role.LEARNER,
         ),
     ]
-    for index, ids in enumerate(split_actors(config.run.actors, pool_size or asked.actors_per_host)):
-        name = f"actors-{index}"
-        indices = f"{ids[0]}-{ids[-1]}"
-        arguments = ("-m", "actors", "actor", *common, "--indices", indices, "--log-dir", str(root.logs))
-        roles.append(RoleProgram(name, arguments, log(name), num_cpus=asked.actor_cpus * len(ids), actor_ids=ids))
+    groups = split_actors(config.run.actors, pool_size or asked.actors_per_host)
+    roles += [make_pool(config, run, f"actors-{index}", ids) for index, ids in enumerate(groups)]
     evaluator = ("-m", "actors", "evaluator", *common)
     roles.append(
         RoleProgram("evaluator", evaluator, log("evaluator"), num_cpus=asked.evaluator_cpus, role=Role.EVALUATOR)
     )
     return roles
+
+
+def make_pool(config: ExperimentConfig, run: RunDirectory, name: str, ids: tuple[int, ...]) -> RoleProgram:
+    """A pool of actors: one process that forks one for each.
+
+    Args:
+        config: resolved.
+        run: its directory.
+        name: unique in the run.
+        ids: indices of its actors, without gaps.
+    """
+    root = RunDirectory(run.path.resolve())
+    arguments = (
+        "-m", "actors", "actor", "--config", str(root.config), "--indices", f"{ids[0]}-{ids[-1]}",
+        "--log-dir", str(root.logs),
+    )  # fmt: skip
+    num_cpus = config.launcher.actor_cpus * len(ids)
+    return RoleProgram(name, arguments, root.logs / f"{name}.log", num_cpus=num_cpus, actor_ids=ids)

@@ -109,9 +109,15 @@ class RunDirectory:
                     f"{holder.get('host', '?')}: stop it with `launcher down {self.path}`, or choose another --run-dir"
                 ) from error
             file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             file.flush()
+            self.sign()
             yield
+
+    def sign(self) -> None:
+        """Write this process's name into the lock, which it or its parent holds."""
+        with self.lock.open("r+", encoding="utf-8") as file:
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            file.truncate()
 
 
 def default_path(env: str) -> Path:

@@ -51,6 +51,12 @@ class Snapshot:
         """Whether the replay service heard of an actor within the last 15 s."""
         return self.unix_seconds - actor.last_seen_ms / 1000 < _ACTOR_ALIVE_S
 
+    @property
+    def staying(self) -> list[ActorLedger]:
+        """Actors of the run but those that `launcher scale` sent away."""
+        places = self.state.actors
+        return [a for a in self.actors if a.actor_id < places or places == 0 or self.is_alive(a)]
+
     def weight_age_s(self, version: int) -> float | None:
         """Seconds since a version was published; None when that is not known (any more)."""
         published = self.publications.get(version)

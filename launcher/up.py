@@ -21,6 +21,7 @@ from launcher.experiment import ExperimentConfig
 from launcher.program import RoleProgram, make_program
 from launcher.ray_environment import set_ray_environment
 from launcher.run_directory import RunDirectory
+from launcher.scaling import ActorScaling
 from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
 from launcher.wording import duration
@@ -176,6 +177,7 @@ class Run:
         self._reader: SnapshotReader | None = None
         self._state: RunStateStore | None = None
         self._last: Snapshot | None = None
+        self._scaling: ActorScaling | None = None
         self._began = time.monotonic()
 
     def execute(self) -> str:
@@ -219,6 +221,12 @@ class Run:
                 placement.reserve(programs, stay_home=not self._crosses_nodes(nodes))
                 room = RoomNotice(lambda: supervisor.waiting, placement.free, display.say)
                 self._start(supervisor, programs, display, room)
+                self._scaling = ActorScaling(
+                    self._config, self._directory, programs, supervisor,
+                    pool_size=max(len(program.actor_ids) for program in programs),
+                    reserve=bool(self._config.launcher.ray_address),
+                    changed=self._adopt,
+                )  # fmt: skip
                 status = self._watch(supervisor, display, room)
             except KeyboardInterrupt:
                 in_order = False  # the second Ctrl-C: every role dies with Ray's workers, the run can be resumed
@@ -305,7 +313,8 @@ class Run:
         self._endpoint = RedisEndpoint.load(self._directory.connection)
         client, keys = connect(self._endpoint, reply_timeout_s=5.0), Keys(self._config.run.run_id)
         self._reader = SnapshotReader(client, keys)
-        self._state = RunStateStore(client, keys)
+        state = self._state = RunStateStore(client, keys)
+        self._while_redis_answers(lambda: state.open_places(self._config.run))
 
     def _environment(self, program: RoleProgram) -> dict[str, str]:
         if program.needs_redis and self._endpoint is not None:
@@ -336,9 +345,23 @@ class Run:
                     return "stopped"
                 if self._is_finished(snapshot):
                     return "finished"
+                self._scale(snapshot.state.actors_wanted, display)
             time.sleep(_TICK_S)
         display.say("stopping in order; Ctrl-C again ends at once")
         return "stopped"
+
+    def _scale(self, wanted: int, display: Display) -> None:
+        scaling, state = self._scaling, self._state
+        if scaling is None or state is None or wanted in (0, scaling.actors):
+            return
+        display.say(f"from {scaling.actors} to {wanted} actors ...")
+        scaling.scale(wanted)
+        self._while_redis_answers(lambda: state.set_actors(self._config.run))
+        display.say(f"{wanted} actors from now on")
+
+    def _adopt(self, config: ExperimentConfig) -> None:
+        self._config = config
+        write_config(config, self._directory)
 
     def _read(self) -> Snapshot | None:
         if self._reader is None:

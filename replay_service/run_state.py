@@ -67,6 +67,10 @@ class RunState:
     tolerance_env_steps: int
     """How many environment steps the actors may be ahead of the learner."""
     replay_capacity: int
+    actors: int
+    """Actors that the launcher has places for; 0 without a launcher."""
+    actors_wanted: int
+    """Actors that it shall have: `launcher scale` writes it, the launcher makes it so."""
     utd_ratio: float
     """Gradient steps per environment step that the limiter holds."""
     spec_fingerprint: str
@@ -208,6 +212,19 @@ class RunStateStore:
     def request_stop(self, reason: str) -> None:
         """Ask the launcher to stop the run in order."""
         self._client.hset(self._keys.run, "stop_requested", reason)
+
+    def request_actors(self, actors: int) -> None:
+        """Ask the launcher for another number of actors."""
+        self._client.hset(self._keys.run, "actors_wanted", str(actors))
+
+    def open_places(self, config: RunConfig) -> None:
+        """Note how many actors the launcher starts with. Nothing that was asked for before counts any more."""
+        self._client.hset(self._keys.run, mapping={"actors": config.actors, "actors_wanted": config.actors})
+
+    def set_actors(self, config: RunConfig) -> None:
+        """Note how many actors the run has now, and the width of the limiter's band that goes with them."""
+        mapping = {"actors": config.actors, "tolerance_env_steps": config.tolerance_env_steps}
+        self._client.hset(self._keys.run, mapping=mapping)
 
     def set_final_status(self, status: str) -> None:
         """What the summary shall say once the run is down: finished, stopped or failed."""

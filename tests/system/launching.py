@@ -16,6 +16,7 @@ from typing import Any
 from replay_service.config_file import load_run_config
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.keys import Keys
+from replay_service.process_identity import ProcessIdentity
 from replay_service.run_state import RunState, RunStateStore
 
 START_TIMEOUT_S = 120.0
@@ -58,6 +59,13 @@ class Launched:
         client = connect(RedisEndpoint.load(self.run_dir / "redis" / "connection.json"), reply_timeout_s=5.0)
         try:
             return RunStateStore(client, Keys(load_run_config(self.run_dir / "config.toml").run_id)).read()
+        finally:
+            client.close()
+
+    def processes(self) -> dict[str, ProcessIdentity]:
+        client = connect(RedisEndpoint.load(self.run_dir / "redis" / "connection.json"), reply_timeout_s=5.0)
+        try:
+            return RunStateStore(client, Keys(load_run_config(self.run_dir / "config.toml").run_id)).processes()
         finally:
             client.close()
 
