@@ -19,7 +19,7 @@ from replay_service import wire
 
 _HEADER = struct.Struct("<QQ")  # policy version, bytes of the message; version 0: nothing is here
 _LONGEST_WAIT_S = 2.0
-_POLL_S = 0.005
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.04
 
 
 class SharedWeights:
@@ -43,45 +43,48 @@ class SharedWeights:
         Raises:
             WireError: what Redis holds is no valid message; it is not handed on.
         """
-        with self._locked(fcntl.LOCK_SH) as held:
-            found = self._read(version) if held else None
-        if found is not None:
-            return found
-        with self._locked(fcntl.LOCK_EX) as held:
-            found = self._read(version) if held else None
-            if found is not None:
-                return found
-            message = fetch()
-            if message is not None:
-                fetched = wire.decode_policy_weights(message).version
+        deadline = time.monotonic() + _LONGEST_WAIT_S
+        pause = _SHORTEST_PAUSE_S
+        while True:
+            # Looked at without a lock first: readers that came too early must not keep the one away that fetches.
+            if self._header()[0] >= version:
+                with self._locked(fcntl.LOCK_SH) as held:
+                    found = self._read(version) if held else None
+                if found is not None:
+                    return found
+            with self._locked(fcntl.LOCK_EX) as held:
                 if held:
-                    self._write(fetched, message)
-            return message
+                    return self._read(version) or self._fetch(fetch)
+            if time.monotonic() > deadline:
+                return fetch()  # the one that has the slot may wait for Redis: each for itself then
+            time.sleep(pause)
+            pause = min(_LONGEST_PAUSE_S, pause * 1.5)
+
+    def _fetch(self, fetch: Callable[[], bytes | None]) -> bytes | None:
+        message = fetch()
+        if message is not None:
+            self._write(wire.decode_policy_weights(message).version, message)
+        return message
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[bool]:
-        """Hold the slot; False when another actor keeps it too long, because Redis does not answer it, say."""
-        deadline = time.monotonic() + _LONGEST_WAIT_S
-        held = False
-        while not held:
-            try:
-                fcntl.lockf(self._descriptor, kind | fcntl.LOCK_NB)
-                held = True
-            except OSError:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(_POLL_S)
+        """Try to hold the slot; whether that worked."""
         try:
-            yield held
+            fcntl.lockf(self._descriptor, kind | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
         finally:
-            if held:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _header(self) -> tuple[int, int]:
+        header = os.pread(self._descriptor, _HEADER.size, 0)
+        return _HEADER.unpack(header) if len(header) == _HEADER.size else (0, 0)
 
     def _read(self, version: int) -> bytes | None:
-        header = os.pread(self._descriptor, _HEADER.size, 0)
-        if len(header) < _HEADER.size:
-            return None
-        held, length = _HEADER.unpack(header)
+        held, length = self._header()
         return os.pread(self._descriptor, length, _HEADER.size) if held >= max(1, version) else None
 
     def _write(self, version: int, message: bytes) -> None:

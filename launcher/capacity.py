@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launcher.experiment import LauncherConfig
 from launcher.program import RoleProgram
 
-_MOST_IN_A_SPREAD_POOL = 8
 _ROUNDING = 1e-6
 
 
@@ -21,21 +21,20 @@ class Node:
     num_gpus: float = 0.0
 
 
-def pool_size(actors: int, *, most: int, actor_cpus: float, nodes: Sequence[Node]) -> int:
-    """Actors in one pool: `most` on a single node; on several, a few, so that they spread and fit everywhere.
+def pool_size(actors: int, settings: LauncherConfig, nodes: Sequence[Node]) -> int:
+    """Actors in one pool: on several nodes no more than an even share, and than fit on the widest node.
 
     Args:
         actors: of the run.
-        most: that the user allows.
-        actor_cpus: CPUs that Ray reserves for one.
+        settings: how many the user allows, and the CPUs of one.
         nodes: of the cluster, at least one.
     """
     if len(nodes) == 1:
-        return most
+        return settings.actors_per_host
     even = math.ceil(actors / len(nodes))
     widest = max(node.num_cpus for node in nodes)
-    fitting = int((widest + _ROUNDING) / actor_cpus) if actor_cpus else even
-    return max(1, min(most, _MOST_IN_A_SPREAD_POOL, even, fitting))
+    fitting = int((widest + _ROUNDING) / settings.actor_cpus) if settings.actor_cpus else even
+    return max(1, min(settings.actors_per_pool, even, fitting))
 
 
 def unplaceable(programs: Sequence[RoleProgram], nodes: Sequence[Node]) -> list[RoleProgram]:

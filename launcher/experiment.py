@@ -26,8 +26,11 @@ class LauncherConfig:
     ray_address: Annotated[str, Parameter(alias="--ray-address")] = ""
     """A running Ray cluster ('auto' or host:port). Default: a private one on this machine."""
     actors_per_host: int = 64
-    """Most actors of one pool, whose host process forks them. On several nodes pools are smaller: at most 8, and
-    no more than an even share of the nodes."""
+    """Most actors that one host process forks, on a single machine."""
+    actors_per_pool: int = 8
+    """Most actors that one host process forks on a cluster of several nodes. A pool is placed as a whole and fetches
+    each policy version once: larger ones save network, smaller ones find room more easily. Never more than an even
+    share of the nodes, nor than fit on the widest one."""
     actor_cpus: float = 1.0
     """CPUs that Ray reserves for an actor, like the four below: nothing keeps a process from using more."""
     learner_cpus: float = 1.0
@@ -50,6 +53,7 @@ class LauncherConfig:
 
     def __post_init__(self) -> None:
         require_at_least("launcher.actors_per_host", self.actors_per_host, 1)
+        require_at_least("launcher.actors_per_pool", self.actors_per_pool, 1)
         for name in ("actor_cpus", "learner_cpus", "learner_gpus", "replay_cpus", "evaluator_cpus"):
             require_at_least(f"launcher.{name}", getattr(self, name), 0)
         require_at_least("launcher.max_restarts", self.max_restarts, 0)

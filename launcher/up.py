@@ -162,7 +162,8 @@ class RoomNotice:
             self._since = self._last = now
         if now - self._last >= _ROOM_NOTICE_S:
             self._last, self._said = now, True
-            self._say(f"waiting for room since {now - self._since:.0f} s: {describe(waiting)}; {self._free()}")
+            since = f"waiting for room, or for a Ray worker to start, since {now - self._since:.0f} s"
+            self._say(f"{since}: {describe(waiting)}; {self._free()}")
 
 
 class Run:
@@ -254,7 +255,7 @@ class Run:
             self._config,
             self._directory,
             gpu=settings.device != "cpu" and any(node.num_gpus >= settings.learner_gpus > 0 for node in nodes),
-            pool_size=pool_size(run.actors, most=settings.actors_per_host, actor_cpus=settings.actor_cpus, nodes=nodes),
+            pool_size=pool_size(run.actors, settings, nodes),
             listen=home if self._crosses_nodes(nodes) and not run.redis_url else "",
         )
         problem = None if settings.wait_for_nodes else refusal(programs, nodes)

@@ -22,12 +22,12 @@ def program(name: str, cpus: float, gpus: float = 0.0) -> RoleProgram:
 def programs_of(actors: int, nodes: list[Node], **settings: float) -> list[RoleProgram]:
     config = ExperimentConfig(run=RunConfig(env="pen", actors=actors), launcher=LauncherConfig(**settings))  # type: ignore[arg-type]
     chosen = config.launcher
-    size = pool_size(actors, most=chosen.actors_per_host, actor_cpus=chosen.actor_cpus, nodes=nodes)
+    size = pool_size(actors, chosen, nodes)
     return make_program(config, RunDirectory(Path("run")), gpu=any(n.num_gpus for n in nodes), pool_size=size)
 
 
 def test_one_node_keeps_large_pools() -> None:
-    assert pool_size(32, most=64, actor_cpus=1.0, nodes=[Node("a", 4.0)]) == 64
+    assert pool_size(32, LauncherConfig(), [Node("a", 4.0)]) == 64
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,12 @@ def test_one_node_keeps_large_pools() -> None:
 )
 def test_pools_for_several_nodes(actors: int, cpus: list[float], actor_cpus: float, expected: int) -> None:
     nodes = [Node(f"n{i}", float(c)) for i, c in enumerate(cpus)]
-    assert pool_size(actors, most=64, actor_cpus=actor_cpus, nodes=nodes) == expected
+    assert pool_size(actors, LauncherConfig(actor_cpus=actor_cpus), nodes) == expected
+
+
+def test_larger_pools_are_a_setting() -> None:
+    nodes = [Node(f"n{i}", 64.0) for i in range(4)]
+    assert pool_size(512, LauncherConfig(actors_per_pool=32), nodes) == 32
 
 
 def test_the_learner_takes_the_gpu_and_others_stay_away_from_it() -> None:

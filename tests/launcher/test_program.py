@@ -41,3 +41,24 @@ def test_no_program_carries_a_secret_in_its_arguments(tmp_path: Path) -> None:
     config = ExperimentConfig(run=RunConfig(env="pen", redis_url="redis://me@host:1"))
     for program in make_program(config, RunDirectory(tmp_path), gpu=False):
         assert "redis" not in " ".join(program.arguments).replace(str(tmp_path), "")
+
+
+def test_the_embedded_redis_listens_where_it_is_told(tmp_path: Path) -> None:
+    config = ExperimentConfig(run=RunConfig(env="pen"))
+    alone, *_ = make_program(config, RunDirectory(tmp_path), gpu=False)
+    assert "--listen" not in alone.arguments
+    replay, *others = make_program(config, RunDirectory(tmp_path), gpu=False, listen="10.0.0.1")
+    assert replay.arguments[-2:] == ("--listen", "10.0.0.1")
+    assert not any("10.0.0.1" in other.arguments for other in others)
+
+
+def test_what_each_role_asks_for_is_a_setting(tmp_path: Path) -> None:
+    settings = LauncherConfig(
+        replay_cpus=2.0, learner_cpus=4.0, learner_gpus=0.5, actor_cpus=0.25, evaluator_cpus=3.0, actors_per_host=4
+    )
+    config = ExperimentConfig(run=RunConfig(env="pen", actors=4), launcher=settings)
+    programs = {p.name: p for p in make_program(config, RunDirectory(tmp_path), gpu=True)}
+    assert {name: p.num_cpus for name, p in programs.items()} == {
+        "replay": 2.0, "learner": 4.0, "actors-0": 1.0, "evaluator": 3.0
+    }  # fmt: skip
+    assert programs["learner"].num_gpus == 0.5

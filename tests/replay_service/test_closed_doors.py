@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from replay_service.config import RunConfig
 from replay_service.discovery import DiscoveryServer
-from replay_service.process import serve_metrics
+from replay_service.errors import RedisUnavailable
+from replay_service.process import NODE_ADDRESS_VARIABLE, advertised_host, listening_host, serve_metrics
+from replay_service.redis_server import EmbeddedRedis, find_server
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +68,42 @@ def test_nobody_outside_reaches_it_by_default(serve, outside: str, request: pyte
 def test_it_is_open_where_the_user_asks_for_it(serve, outside: str) -> None:  # type: ignore[no-untyped-def]
     with socket.create_connection((outside, serve("0.0.0.0")), timeout=30):
         pass
+
+
+def test_node_means_this_machine_s_address_in_its_cluster(
+    serve, outside: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv(NODE_ADDRESS_VARIABLE, outside)
+    port = serve(listening_host("node"))
+    path = "targets" if "discovery" in request.node.name else "metrics"
+    with urllib.request.urlopen(f"http://{outside}:{port}/{path}", timeout=30) as answer:
+        assert answer.status == 200
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=30):
+        pass
+
+
+def test_what_is_advertised_leads_to_the_machine(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NODE_ADDRESS_VARIABLE, raising=False)
+    assert listening_host("node") == "127.0.0.1"
+    assert advertised_host("0.0.0.0") == socket.gethostname()
+    monkeypatch.setenv(NODE_ADDRESS_VARIABLE, "127.0.0.2")
+    address = serve_metrics(registry, "0.0.0.0")
+    assert address.startswith("127.0.0.2:")
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        assert answer.status == 200
+
+
+def test_redis_listens_on_the_address_that_it_is_given_and_on_no_other(tmp_path: Path) -> None:
+    running = EmbeddedRedis.start(tmp_path, server=find_server(), max_memory_mb=64, host="127.0.0.2")
+    try:
+        host, _, port = running.endpoint.url.rpartition("@")[2].partition(":")
+        assert host == "127.0.0.2"
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", int(port)), timeout=30):
+            pass
+    finally:
+        running.stop()
+
+
+def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RedisUnavailable, match=r"Redis cannot listen on 192\.0\.2\.1"):
+        EmbeddedRedis.start(tmp_path, server=find_server(), max_memory_mb=64, host="192.0.2.1")

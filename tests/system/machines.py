@@ -63,7 +63,8 @@ class Machine:
             "mount -t tmpfs -o size=16m none /tmp/ray || exit 1",
             "mount -t tmpfs none /dev/shm",
             "echo up",
-            "exec sleep infinity",
+            # A shell collects those who die, as the first process of a machine does.
+            "while true; do sleep 3600 & wait; done",
         )
         namespaces = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self._holder = subprocess.Popen(

@@ -69,7 +69,7 @@ def join(machine: Machine) -> None:
     machine.run(command + SMALL_NODE)
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 240.0) -> None:
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 150.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
@@ -95,6 +95,15 @@ class Cluster:
         logs = sorted((self.first.disk / RUN / "logs").glob("*.log"))
         ends = "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in logs)
         return self.output.read_text(errors="replace") + ends
+
+    def says(self, words: str, after: int) -> bool:
+        """Whether the launcher has written this since its output was so long."""
+        return words in self.output.read_text(errors="replace")[after:]
+
+    @property
+    def said(self) -> int:
+        """Length of the launcher's output so far."""
+        return len(self.output.read_text(errors="replace"))
 
     def steps(self) -> int:
         """Environment steps that the records show."""
@@ -174,14 +183,15 @@ def test_the_page_from_zero_to_a_run_that_survives_its_machines(cluster: list[Ma
         assert not (other.disk / RUN / "redis").exists()
 
     # Step 5: a machine is cut off, and comes back.
+    said = run.said
     third.pull_cable()
-    run.until(lambda: "waiting for room" in run.output.read_text(), "the pool to be missed")
+    run.until(lambda: run.says("waiting for room", said), "the pool to be missed")
     run.goes_on()
     third.plug_in()
     until(lambda: not third.processes("raylet/raylet"), "Ray on the machine that was cut off to end")
     until(lambda: not pools(third), "its actors to end")
     join(third)
-    run.until(lambda: "every program has found room" in run.output.read_text(), "the pool to be placed again")
+    run.until(lambda: run.says("every program has found room", said), "the pool to be placed again")
     run.goes_on()
     assert len(pools(third)) == 3
 
