@@ -1,6 +1,7 @@
 """Run actors or the evaluator: `python -m actors actor --config run.toml --indices 0-7`, `python -m actors evaluator`.
 
-The run's Redis comes from the environment variables AWAC_REDIS_URL and AWAC_REDIS_PASSWORD.
+The run's Redis comes from the environment variables AWAC_REDIS_URL and AWAC_REDIS_PASSWORD; AWAC_REDIS_PASSWORD_FILE
+names a file with the password instead.
 """
 
 from __future__ import annotations

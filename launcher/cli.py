@@ -517,11 +517,11 @@ def _saved(path: Path) -> ExperimentConfig:
 
 def _keep_password_out(experiment: ExperimentConfig) -> ExperimentConfig:
     """Move a password from the URL, which is written to config.toml, to the environment of our own processes."""
-    from replay_service.connection import PASSWORD_VARIABLE, RedisEndpoint
+    from replay_service.connection import PASSWORD_VARIABLE, RedisEndpoint, password_from_environment
 
     if not experiment.run.redis_url:
         return experiment
-    endpoint = RedisEndpoint.from_url(experiment.run.redis_url, os.environ.get(PASSWORD_VARIABLE, ""))
+    endpoint = RedisEndpoint.from_url(experiment.run.redis_url, password_from_environment())
     if endpoint.password:
         os.environ[PASSWORD_VARIABLE] = endpoint.password
     return replace(experiment, run=replace(experiment.run, redis_url=endpoint.url))

@@ -13,7 +13,7 @@ from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, check, co
 from replay_service.errors import RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
-from replay_service.redis_server import EmbeddedRedis, find_server
+from replay_service.redis_server import EmbeddedRedis, find_server, was_embedded
 
 _ABSENT: tuple[type[Exception], ...] = (*TRANSIENT_ERRORS, OSError, RunDirectoryError)
 
@@ -40,7 +40,8 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
     if not directory.connection.exists():
         raise RunDirectoryError(f"{directory.path} has no Redis data: the run never came up")
     endpoint = RedisEndpoint.load(directory.connection)
-    if directory.holder() is not None or config.redis_url:
+    folder = directory.connection.parent
+    if directory.holder() is not None or config.redis_url or not was_embedded(folder):
         check(endpoint)
         client = connect(endpoint)
         yield client
@@ -48,7 +49,7 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
         return
     with directory.held():
         server = EmbeddedRedis.start(
-            directory.connection.parent,
+            folder,
             server=find_server(config.replay.server_path),
             max_memory_mb=config.replay.max_memory_mb,
             previous=endpoint,

@@ -35,6 +35,7 @@ from replay_service.connection import (
     RedisEndpoint,
     check,
     connect,
+    password_from_environment,
 )
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
@@ -98,7 +99,7 @@ def check_inputs(run: RunConfig, *, with_dataset: bool) -> None:
 
 
 def _password() -> str:
-    return os.environ.get(PASSWORD_VARIABLE, "")
+    return password_from_environment()
 
 
 class Interrupts:

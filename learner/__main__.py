@@ -1,6 +1,7 @@
 """Run the learner: `python -m learner --config run.toml --checkpoint-dir DIR`.
 
-The run's Redis comes from the environment variables AWAC_REDIS_URL and AWAC_REDIS_PASSWORD.
+The run's Redis comes from the environment variables AWAC_REDIS_URL and AWAC_REDIS_PASSWORD; AWAC_REDIS_PASSWORD_FILE
+names a file with the password instead.
 """
 
 from __future__ import annotations

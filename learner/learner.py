@@ -327,6 +327,8 @@ class Learner:
         while not self._stop.wait(1.0):  # finished: metrics stay up until the launcher ends the run
             self._publish_what_redis_lost()
             if self._exit_when_finished and self._patience.until_answered(self._is_all_evaluated):
+                # No launcher is there to say it; the replay service writes it into the summary.
+                self._patience.until_answered(lambda: self._run_state.set_final_status("finished"))
                 break
         try:
             self._run_state.withdraw_endpoint(_PROCESS_NAME)

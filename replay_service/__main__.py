@@ -1,6 +1,7 @@
 """Run the replay service: `python -m replay_service --config run.toml --run-dir DIR`.
 
-It starts an embedded Redis, or uses the one named by `redis_url` in the file (password in AWAC_REDIS_PASSWORD).
+It starts an embedded Redis, or uses the one named by AWAC_REDIS_URL, or by `redis_url` in the file. The password is in
+AWAC_REDIS_PASSWORD, or in the file that AWAC_REDIS_PASSWORD_FILE names.
 """
 
 from __future__ import annotations

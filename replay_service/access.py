@@ -54,8 +54,12 @@ def role_endpoint(admin: RedisEndpoint, role: Role) -> RedisEndpoint:
     """
     parts = urlsplit(admin.url)
     location = f"{_user(role)}@{parts.netloc.rpartition('@')[2]}"
-    digest = hmac.new(admin.password.encode(), f"awac role {role.value}".encode(), hashlib.sha256)
-    return RedisEndpoint(urlunsplit(parts._replace(netloc=location)), digest.hexdigest())
+    return RedisEndpoint(urlunsplit(parts._replace(netloc=location)), derived_password(admin.password, role.value))
+
+
+def derived_password(admin_password: str, name: str) -> str:
+    """The password of a role, or of another user below the launcher's."""
+    return hmac.new(admin_password.encode(), f"awac role {name}".encode(), hashlib.sha256).hexdigest()
 
 
 def users_file(admin: RedisEndpoint, run_id: str) -> str:
@@ -78,7 +82,7 @@ def users_file(admin: RedisEndpoint, run_id: str) -> str:
 def rights(role: Role, run_id: str) -> str:
     """A role's rules in the language of Redis's ACLs, for one run."""
     keys = Keys(run_id)
-    everything = _pattern(keys.run).removesuffix("run") + "*"
+    everything = _everything(run_id)
 
     def readable(*names: str) -> str:
         return " ".join(f"%R~{_pattern(name)}" for name in names)
@@ -115,9 +119,18 @@ def rights(role: Role, run_id: str) -> str:
             )
         case Role.REPLAY:
             return (
-                f"{_CONNECTION} {_SCRIPTS} +info +hget +hgetall +hset +hsetnx +hincrby +hdel +smembers +del +xadd "
+                f"{_CONNECTION} {_SCRIPTS} +info +get +hget +hgetall +hset +hsetnx +hincrby +hdel +smembers +del +xadd "
                 f"+xrange +xrevrange +xlen ~{everything}"
             )
+
+
+def one_user_rights(run_id: str) -> str:
+    """`OWN_REDIS_RULES` for the keys of one run: what one user needs who is named for all its roles."""
+    return OWN_REDIS_RULES.replace("~awac:*", f"~{_everything(run_id)}")
+
+
+def _everything(run_id: str) -> str:
+    return _pattern(Keys(run_id).run).removesuffix("run") + "*"
 
 
 def _user(role: Role) -> str:

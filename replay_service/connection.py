@@ -27,6 +27,8 @@ from replay_service.redis_client import RedisClient
 
 URL_VARIABLE = "AWAC_REDIS_URL"
 PASSWORD_VARIABLE = "AWAC_REDIS_PASSWORD"
+PASSWORD_FILE_VARIABLE = "AWAC_REDIS_PASSWORD_FILE"
+"""Names a file with the password, as containers get their secrets; a password in the environment goes before it."""
 
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 30.0
@@ -100,9 +102,10 @@ class RedisEndpoint:
         if not url:
             raise RedisUnavailable(
                 f"expected the run's Redis in the environment variable {URL_VARIABLE} "
-                f"(and its password in {PASSWORD_VARIABLE}); it is not set"
+                f"(and its password in {PASSWORD_VARIABLE}, or in a file that {PASSWORD_FILE_VARIABLE} names); "
+                "it is not set"
             )
-        return RedisEndpoint.from_url(url, os.environ.get(PASSWORD_VARIABLE, ""))
+        return RedisEndpoint.from_url(url, password_from_environment())
 
     def environment(self) -> dict[str, str]:
         """The environment variables that hand this endpoint to a child process."""
@@ -130,6 +133,26 @@ class RedisEndpoint:
             return RedisEndpoint(url=str(values["url"]), password=str(values["password"]))
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(f"{path} is damaged: {error}") from error
+
+
+def password_from_environment() -> str:
+    """The password of AWAC_REDIS_PASSWORD, else that in the file of AWAC_REDIS_PASSWORD_FILE, else ''.
+
+    Raises:
+        RedisUnavailable: the file cannot be read, or is empty.
+    """
+    password = os.environ.get(PASSWORD_VARIABLE, "")
+    path = os.environ.get(PASSWORD_FILE_VARIABLE, "")
+    if password or not path:
+        return password
+    try:
+        found = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise RedisUnavailable(f"{PASSWORD_FILE_VARIABLE}: cannot read {path}: {reason}") from None
+    if not found:
+        raise RedisUnavailable(f"{PASSWORD_FILE_VARIABLE}: expected a password in {path}, it is empty")
+    return found
 
 
 def _with_absolute_path(option: str) -> str:

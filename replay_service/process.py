@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from redis.exceptions import NoPermissionError
 
 from replay_service.connection import REFUSALS
-from replay_service.errors import USER_ERROR_EXIT_CODE, ProtocolError, UserError
+from replay_service.errors import USER_ERROR_EXIT_CODE, ConfigError, ProtocolError, UserError
 
 PARENT_VARIABLE = "AWAC_PARENT_PID"
 """Environment variable by which the launcher tells a role that it shall not outlive its parent."""
@@ -37,8 +37,12 @@ NODE_ADDRESS_VARIABLE = "AWAC_NODE_ADDRESS"
 NODE = "node"
 """Instead of an interface: the address in AWAC_NODE_ADDRESS, or the loopback interface where there is none."""
 
+METRICS_PORT_VARIABLE = "AWAC_METRICS_PORT"
+"""Environment variable with the port of the metrics, for a process with an address of its own: a container."""
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after a fork only the call itself is safe
+_HIGHEST_PORT = 65_535
 _WAIT_NOTICE_PERIOD_S = 10.0
 _LOOPBACK = "127.0.0.1"
 _WILDCARDS = ("0.0.0.0", "::", "")
@@ -117,16 +121,37 @@ def configure_logging(role: str, log_path: Path | None = None) -> None:
 
 
 def serve_metrics(registry: CollectorRegistry, host: str) -> str:
-    """Serve Prometheus metrics on a free port, this process's own memory, CPU time and file descriptors among them.
+    """Serve Prometheus metrics, this process's own memory, CPU time and file descriptors among them.
+
+    The port is a free one, or that of AWAC_METRICS_PORT.
 
     Returns:
         `host:port`, as service discovery should name it; this machine's address or name where `host` means all
         interfaces.
+
+    Raises:
+        ConfigError: AWAC_METRICS_PORT is no port, or another process has it.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     ProcessCollector(registry=registry)
-    server, _thread = start_http_server(0, addr=listening_host(host), registry=registry)
+    interface, port = listening_host(host), _metrics_port()
+    try:
+        server, _thread = start_http_server(port, addr=interface, registry=registry)
+    except OSError as error:
+        raise ConfigError(
+            f"{METRICS_PORT_VARIABLE}: cannot listen on {interface}:{port}: {error.strerror}; leave the variable out "
+            "where several processes share an address"
+        ) from error
     return f"{advertised_host(host)}:{server.server_port}"
+
+
+def _metrics_port() -> int:
+    text = os.environ.get(METRICS_PORT_VARIABLE, "") or "0"
+    if not (text.isdecimal() and int(text) <= _HIGHEST_PORT):
+        raise ConfigError(
+            f"{METRICS_PORT_VARIABLE}: expected a port from 0 (a free one) to {_HIGHEST_PORT}, got {text!r}"
+        )
+    return int(text)
 
 
 def listening_host(host: str) -> str:

@@ -214,6 +214,11 @@ class EmbeddedRedis:
                 self.process.wait()
 
 
+def was_embedded(folder: Path) -> bool:
+    """Whether a run's Redis data lie in this folder, because an embedded server ran on them."""
+    return (folder / _PROCESS_FILE).exists()
+
+
 def _free_port(host: str) -> int:
     """A port that nobody listens on.
 

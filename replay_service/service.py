@@ -14,7 +14,14 @@ from prometheus_client import CollectorRegistry
 from replay_service import scripts, wandb_run
 from replay_service.access import Role, role_endpoint
 from replay_service.config import RunConfig
-from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, check, connect
+from replay_service.connection import (
+    FAREWELL_ERRORS,
+    URL_VARIABLE,
+    RedisEndpoint,
+    check,
+    connect,
+    password_from_environment,
+)
 from replay_service.datasets import OfflineDataset, load_dataset
 from replay_service.demonstrations import shipped_path
 from replay_service.discovery import DiscoveryServer, target_groups
@@ -129,8 +136,10 @@ class ReplayService:
                 self._redis.stop()
 
     def _open_redis(self) -> RedisEndpoint:
-        if self._run.redis_url:
-            endpoint = RedisEndpoint.from_url(self._run.redis_url, os.environ.get("AWAC_REDIS_PASSWORD", ""))
+        # A container finds Redis where the other roles do; `launcher up` names it in the file.
+        url = os.environ.get(URL_VARIABLE) or self._run.redis_url
+        if url:
+            endpoint = RedisEndpoint.from_url(url, password_from_environment())
             _log.info("using Redis %s at %s", check(endpoint), endpoint.url)
         else:
             # Whoever was started before a crash of this process waits at the old port; after a whole start nobody does.
