@@ -64,10 +64,25 @@ def available_cores() -> int:
 
 
 def threads_for(config: LearnerConfig) -> int:
-    """Torch threads that pay: measured on two cores, a second one saves nothing at batch 256, a tenth at 1,024."""
+    """Threads that pay: on two cores a second one saves two fifths of an update at batch 1,024, an eighth at 256; for
+    the smaller batches the core is left to the actors.
+    """
     if config.threads:
         return config.threads
     return 1 if max(config.batch_size, config.offline_batch_size) <= _ONE_THREAD_BATCH else available_cores()
+
+
+def use_threads(config: LearnerConfig, device: torch.device) -> Lanes:
+    """Set torch's threads for this process: lanes where a batch is large enough, what is left over within operations.
+
+    Returns:
+        The lanes that share a batch; one on any other device than the CPU.
+    """
+    threads = threads_for(config)
+    largest = max(config.batch_size, config.offline_batch_size)
+    lanes = 1 if device.type != "cpu" else max(1, min(threads, largest // FEWEST_ROWS))
+    torch.set_num_threads(max(1, threads // lanes))
+    return Lanes(lanes)
 
 
 class Learner:
@@ -124,7 +139,7 @@ class Learner:
             CheckpointError: the run has made progress that no sound checkpoint holds.
             DatasetError: a seed message does not fit the run.
         """
-        self._use_threads(threads_for(self._config))
+        self._state.lanes = use_threads(self._config, self._device)
         if self._device.type == "cpu":
             _log.info("matrix products by %s", "oneDNN" if prefer_onednn() else "the default library")
         address = serve_metrics(self._registry, self._run.metrics_host)
@@ -142,13 +157,6 @@ class Learner:
             else:
                 self._fine_tune_in_turns(self._turns)
         self._finish()
-
-    def _use_threads(self, threads: int) -> None:
-        """Share a batch among lanes where it is large enough; what threads are left over split single operations."""
-        largest = max(self._config.batch_size, self._config.offline_batch_size)
-        lanes = 1 if self._device.type != "cpu" else max(1, min(threads, largest // FEWEST_ROWS))
-        torch.set_num_threads(max(1, threads // lanes))
-        self._state.lanes = Lanes(lanes)
 
     # Startup
 
