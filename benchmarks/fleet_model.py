@@ -137,9 +137,9 @@ def main() -> None:
                 f"simulated: {actors:,} actors, weights fetched by each {'host' if per_host else 'actor'}", servers,
                 "servers",
                 note=f"each {busy:.0%} busy, 99 of 100 messages answered in {1e3 * delay:.1f} ms; chunks "
-                f"{chunks * constants.chunk_bytes / 2**20:.0f} MiB/s, weights {weights_rate:.0f} MiB/s; taking in keeps "
-                f"{taken_in:.0%} of a learner's core busy; an append costs the server {1e6 * constants.append_s:.0f} us, "
-                f"a fetch {1e6 * constants.fetch_s:.0f} us",
+                f"{chunks * constants.chunk_bytes / 2**20:.0f} MiB/s, weights {weights_rate:.0f} MiB/s; taking in: "
+                f"{taken_in:.0%} of a learner's core; the server needs {1e6 * constants.append_s:.0f} us for an "
+                f"append, {1e6 * constants.fetch_s:.0f} us for a fetch",
             ))  # fmt: skip
 
 

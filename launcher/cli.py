@@ -433,7 +433,7 @@ def dataset_rollout(
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback for a user's mistake."""
-    arguments = _auto_as_number(list(sys.argv[1:] if tokens is None else tokens))
+    arguments = auto_as_number(list(sys.argv[1:] if tokens is None else tokens))
     only_lists_commands = arguments in ([], ["-h"], ["--help"])
     if only_lists_commands:
         app.help_format = "plaintext"  # the reader of Markdown takes a quarter of the whole time to load
@@ -453,7 +453,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _auto_as_number(arguments: list[str]) -> list[str]:
+def auto_as_number(arguments: list[str]) -> list[str]:
     """The number of actors is a number everywhere behind the command line, and 'auto' is a number no count has."""
     variable = f"{_ENVIRONMENT_PREFIX}ACTORS"
     if os.environ.get(variable) == _AUTO:
