@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 UP ?= --env pen --actors 2 --num-offline-steps 5000 --num-env-steps 15000 \
       --learner.batch-size 256 --learner.evaluate-every-env-steps 5000
 
-.PHONY: up test test-fast lint bench clean
+.PHONY: up test test-fast lint bench bench-peers clean
 
 up: $(INSTALLED)
 	$(BIN)/launcher up $(UP)
@@ -25,8 +25,17 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Benchmarks, some twelve minutes on an idle machine; `make bench BENCH="learner_update weights"` runs some of them.
+BENCH ?=
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write $(BENCH)
+
+# What the benchmarks compare with, each with packages of its own; without it those comparisons are skipped.
+bench-peers:
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r benchmarks/peers/requirements.txt
+	test -x .venv-reverb/bin/python || $(PYTHON) -m venv .venv-reverb
+	.venv-reverb/bin/python -m pip install --quiet -r benchmarks/peers/requirements-reverb.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

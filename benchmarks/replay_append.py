@@ -1,7 +1,8 @@
 """How many environment steps a second does the replay service take from 8 processes, ledger and all?
 
 Beside plain XADD of the same bytes by the same processes to the same server, and beside what others store with:
-TorchRL's storage in a Redis, and Reverb. Messages are whole episodes of 200 steps.
+TorchRL's storage in a Redis, and Reverb. Messages are whole episodes of 200 steps; the buffer does not
+become full (what eviction costs is for `replay_scaling` to say).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ LOWEST_SHARE = 0.5
 _ROUND_S = 2.0
 _ROUNDS = 4
 _PEER_CHUNKS = 5
+_CAPACITY = 10_000_000
 
 
 @contextlib.contextmanager
@@ -75,7 +77,7 @@ def rates_of_peers(script: str, environment: str, arguments: list[str]) -> tuple
 
 def main() -> None:
     name = f"append, {WRITERS} writers"
-    with service() as where:
+    with service(capacity=_CAPACITY) as where:
         writers = Writers(where, range(WRITERS))
         ledger: list[float] = []
         plain: list[float] = []

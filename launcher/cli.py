@@ -23,12 +23,14 @@ from rich.console import Console
 from launcher.data_commands import add_data_commands
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
 from launcher.run_commands import add_run_commands
+from replay_service.config import AUTO_ACTORS
 from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
 
 _ENVIRONMENT_PREFIX = "AWAC_"
 _FAILURE_EXIT_CODE = 1
 _INTERRUPT_EXIT_CODE = 130
+_AUTO = "auto"
 _DOWN_TIMEOUT_S = 120.0
 
 app = App(
@@ -70,6 +72,7 @@ def up(
     Ctrl-C once stops in order and leaves a run that can be resumed; twice ends at once.
     """
     from launcher import run_directory
+    from launcher.autotune import with_measured_actors
     from launcher.experiment import refuse_changes, resolve
     from launcher.up import Run, check_inputs, resolve_environment, write_config
 
@@ -84,6 +87,9 @@ def up(
     run_id = f"{path.name}-{time.strftime('%Y%m%d%H%M%S')}"
     resolved = resolve(experiment, run_id=run_id, environment=environment)
     check_inputs(resolved.run, with_dataset=not resuming)
+    resolved, reason = with_measured_actors(resolved)
+    if reason:
+        print(reason, file=sys.stderr)
     if options.dry_run:
         print(resolved.to_toml(), end="")
         return 0
@@ -438,7 +444,7 @@ def dataset_rollout(
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback for a user's mistake."""
-    arguments = list(sys.argv[1:] if tokens is None else tokens)
+    arguments = auto_as_number(list(sys.argv[1:] if tokens is None else tokens))
     only_lists_commands = arguments in ([], ["-h"], ["--help"])
     if only_lists_commands:
         app.help_format = "plaintext"  # the reader of Markdown takes a quarter of the whole time to load
@@ -456,6 +462,18 @@ def main(tokens: Sequence[str] | None = None) -> int:
         if only_lists_commands:
             app.help_format = None
     return result if isinstance(result, int) else 0
+
+
+def auto_as_number(arguments: list[str]) -> list[str]:
+    """The number of actors is a number everywhere behind the command line, and 'auto' is a number no count has."""
+    variable = f"{_ENVIRONMENT_PREFIX}ACTORS"
+    if os.environ.get(variable) == _AUTO:
+        os.environ[variable] = str(AUTO_ACTORS)
+    found = [f"--actors={AUTO_ACTORS}" if word == f"--actors={_AUTO}" else word for word in arguments]
+    for index, word in enumerate(found[:-1]):
+        if word == "--actors" and found[index + 1] == _AUTO:
+            found[index + 1] = str(AUTO_ACTORS)
+    return found
 
 
 def _layer_configuration(arguments: list[str]) -> None:
@@ -491,6 +509,8 @@ def _parse_up(arguments: list[str]) -> tuple[UpOptions, ExperimentConfig]:
 
 
 def _layer(table: dict[str, Any], source: str) -> Dict:
+    if table.get("actors") == _AUTO:
+        table = {**table, "actors": AUTO_ACTORS}
     # Below the command's own name, because cyclopts drops top-level keys that are also names of commands (dataset).
     return Dict({"up": table}, source=source)
 

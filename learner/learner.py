@@ -17,7 +17,7 @@ from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
 from learner.publication import Publisher
 from learner.report import MetricMeans
-from learner.threads import make_lanes
+from learner.threads import use_threads
 from learner.update import (
     LearnerState,
     UpdateMetrics,
@@ -107,7 +107,7 @@ class Learner:
             CheckpointError: the run has made progress that no sound checkpoint holds.
             DatasetError: a seed message does not fit the run.
         """
-        self._state.lanes = make_lanes(self._config, self._device)
+        self._state.lanes = use_threads(self._config, self._device)
         if self._device.type == "cpu":
             _log.info("matrix products by %s", "oneDNN" if prefer_onednn() else "the default library")
         address = serve_metrics(self._registry, self._run.metrics_host)

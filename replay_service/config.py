@@ -14,6 +14,8 @@ from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
 
 _HIGHEST_PORT = 65_535
+AUTO_ACTORS = -1
+"""Stands for 'auto' until the launcher has put a number in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,8 @@ class RunConfig:
     seed: int = 0
     """Root of every random generator of the run."""
     actors: int = 2
-    """Number of rollout actors, one process and one environment each."""
+    """Number of rollout actors, one process and one environment each. auto: as many as keep the learner fed on this
+    machine, measured for some seconds at the start."""
     num_offline_steps: int = 25_000
     """Gradient steps on the offline data before the first online step."""
     num_env_steps: int = 1_000_000
@@ -114,7 +117,8 @@ class RunConfig:
         if not self.env:
             raise ConfigError("env: expected a task name or a gymnasium id, got an empty text")
         require_at_least("seed", self.seed, 0)
-        require_at_least("actors", self.actors, 1)
+        if self.actors != AUTO_ACTORS:
+            require_at_least("actors", self.actors, 1)
         require_at_least("num_offline_steps", self.num_offline_steps, 0)
         require_at_least("num_env_steps", self.num_env_steps, 0)
         require_positive("utd_ratio", self.utd_ratio)

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
     for path in ROOT.rglob("*.md")
-    if not {".venv", "runs", "build", ".pytest_cache"} & set(path.relative_to(ROOT).parts)
+    if not {".venv", ".venv-peers", ".venv-reverb", "runs", "build", ".pytest_cache"}
+    & set(path.relative_to(ROOT).parts)
 )
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
@@ -45,7 +46,7 @@ def test_commands_and_their_options_exist(document: Path) -> None:
         if not words or "|" in words:
             continue
         with contextlib.suppress(cyclopts.MissingArgumentError):  # prose names commands without all they need
-            cli.app.parse_args(words, exit_on_error=False, print_error=False)
+            cli.app.parse_args(cli.auto_as_number(words), exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
