@@ -33,10 +33,17 @@ def promtool(*arguments: str, folder: Path = FOLDER) -> subprocess.CompletedProc
 
 
 @needs_promtool
-def test_configuration_and_rules_are_valid() -> None:
-    checked = promtool("check", "config", "prometheus.yml")
+@pytest.mark.parametrize("name", ["prometheus.yml", "compose.yml"])
+def test_configuration_and_rules_are_valid(name: str) -> None:
+    checked = promtool("check", "config", name)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{len(RULES)} rules found" in checked.stdout
+
+
+def test_containers_are_scraped_as_any_other_run() -> None:
+    plain, composed = (yaml.safe_load((FOLDER / name).read_text()) for name in ("prometheus.yml", "compose.yml"))
+    composed["scrape_configs"][0]["http_sd_configs"][0]["url"] = "http://127.0.0.1:9464/targets"
+    assert composed == plain
 
 
 @needs_promtool
