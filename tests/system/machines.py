@@ -73,7 +73,8 @@ class Machine:
             text=True,
         )
         assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "up\n"
+        with self._holder.stdout as said:
+            assert said.readline() == "up\n"
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
         self._init = int(children[0])
 
