@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.record import RESULTS, read_table
 
 _WITH_PRIORITY = (
-    "AWAC update", "sample ", "append", "one actor", "weights", "simulated",
+    "AWAC update", "sample ", "append", "one actor", "weights", "simulated", "launcher --help",
 )  # fmt: skip
 """Beginnings of the names of rows that were taken with a real-time priority."""
 
