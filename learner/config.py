@@ -197,7 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
 terminal states. strong: our own, for the hand tasks: layer-normalised critics with bounded three-step targets,
-sharper weights, half of each batch from the demonstrations, and the average of the policy in its place; half an update
-a step, after 5,000 offline. behaviour-cloning: every weight 1;
+sharper weights, half of each batch from the demonstrations, and the average of the policy in its place; after 5,000
+updates offline. behaviour-cloning: every weight 1;
 the critics learn along and change nothing.
 """
