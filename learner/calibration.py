@@ -20,9 +20,9 @@ import torch
 
 from learner.__main__ import choose_device
 from learner.config import LearnerConfig
-from learner.threads import use_threads
 from learner.matrix_products import prefer_onednn
 from learner.mirror import ReplayMirror, Transitions
+from learner.threads import use_threads
 from learner.update import gradient_step, make_state
 from replay_service.config_file import load_role_config, load_run_config
 from replay_service.experience import ExperienceSpec
