@@ -20,6 +20,7 @@ from replay_service.patience import Patience
 from replay_service.process import StopSignal, serve_metrics
 from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import RunStateStore
+from replay_service.spec_check import check_spec
 from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import EvaluationRequest, EvaluationRequests
 
@@ -38,6 +39,7 @@ class Evaluator:
         self._stop = stop
         client = connect(endpoint)
         keys = Keys(run.run_id)
+        self._client, self._keys = client, keys
         self._state = RunStateStore(client, keys)
         self._reports = Reports(client, keys)
         self._requests = EvaluationRequests(client, keys, fitting=run.spec)
@@ -49,11 +51,12 @@ class Evaluator:
         """Work until a stop is asked for.
 
         Raises:
-            SpecMismatch: this machine's environment is not the run's.
+            SpecMismatch: this machine's environment, or this program's version, is not the run's.
         """
         environment = make_environment(self._run.env, max_episode_steps=self._run.environment.max_episode_steps)
         if environment.spec != self._run.spec:
             raise SpecMismatch(f"expected {self._run.spec}, got {environment.spec} from this machine's environment")
+        self._patience.until_answered(lambda: check_spec(self._client, self._keys, self._run.spec, who="the evaluator"))
         address = serve_metrics(self._registry, self._run.metrics_host)
         self._patience.until_answered(lambda: self._state.publish_endpoint(_PROCESS_NAME, address))
         self._requests.cursor = self._patience.until_answered(self._reports.last_judged_request) or "0-0"

@@ -38,6 +38,7 @@ from replay_service.rate_limiter import updates_allowed
 from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.seeding import SeedInfo, seed_info
+from replay_service.spec_check import check_spec
 from replay_service.trajectory_stream import BadEntry, Quarantine, StreamEntry, TrajectoryReader
 from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import WeightsChannel
@@ -106,6 +107,7 @@ class Learner:
         Raises:
             CheckpointError: the run has made progress that no sound checkpoint holds.
             DatasetError: a seed message does not fit the run.
+            SpecMismatch: the run belongs to another environment or wire version.
         """
         self._state.lanes = use_threads(self._config, self._device)
         if self._device.type == "cpu":
@@ -114,6 +116,7 @@ class Learner:
         seeded = self._wait_for_seed()
         if seeded is None:
             return
+        self._patience.until_answered(lambda: check_spec(self._client, self._keys, self._run.spec, who="the learner"))
         self._patience.until_answered(lambda: self._run_state.publish_endpoint(_PROCESS_NAME, address))
         self._restore()
         self._fill_mirror(seeded)

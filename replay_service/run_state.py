@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from replay_service.config import RunConfig
-from replay_service.errors import DamagedState, RunDirectoryError, SpecMismatch
-from replay_service.experience import WIRE_VERSION
+from replay_service.errors import DamagedState, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.process_identity import ProcessIdentity
 from replay_service.redis_client import RedisClient
+from replay_service.spec_check import SPEC_FIELD, mismatch, spec_text
 
 _ACTORS_COUNT = (
     "env_steps", "appended_steps", "leased_steps", "retained_steps", "episodes", "successes", "duplicate_steps",
@@ -152,14 +152,15 @@ class RunStateStore:
         created = bool(self._client.hsetnx(self._keys.run, "spec_fingerprint", fingerprint))
         state = self.read()
         if state.spec_fingerprint != fingerprint:
-            raise SpecMismatch(
-                f"run {config.run_id!r} in Redis has spec {state.spec_fingerprint}, this configuration "
-                f"({config.env}, wire version {WIRE_VERSION}) has {fingerprint}: choose another run directory"
+            text = (self._client.hget(self._keys.run, SPEC_FIELD) or b"").decode(errors="replace")
+            raise mismatch(
+                "the replay service", config.run_id, config.spec, fingerprint=state.spec_fingerprint, text=text
             )
         self._move_counters()
         self._client.hset(
             self._keys.run,
             mapping={
+                SPEC_FIELD: spec_text(config.spec),
                 "num_env_steps": config.num_env_steps,
                 "num_offline_steps": config.num_offline_steps,
                 "utd_ratio": repr(config.utd_ratio),

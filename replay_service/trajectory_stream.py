@@ -16,6 +16,7 @@ from replay_service.errors import EpochLost, SpecMismatch, StaleEpoch, WireError
 from replay_service.experience import ExperienceSpec, Trajectory
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
+from replay_service.spec_check import SPEC_FIELD, mismatch
 
 _QUARANTINE_LENGTH = 1_000
 _REASON_LENGTH = 300
@@ -68,6 +69,7 @@ class TrajectoryWriter:
 
     def __init__(self, client: RedisClient, keys: Keys, spec: ExperienceSpec, *, actor_id: int) -> None:
         self._keys = keys
+        self._spec = spec
         self._fingerprint = spec.fingerprint
         self._client = client
         self._actor_id = actor_id
@@ -184,11 +186,10 @@ class TrajectoryWriter:
         )
 
     def _mismatch(self, run_fingerprint: object) -> SpecMismatch:
-        theirs = run_fingerprint.decode() if isinstance(run_fingerprint, bytes) else run_fingerprint
-        return SpecMismatch(
-            f"actor {self._actor_id}: expected spec {theirs or '(no such run)'}, which run {self._keys.run_id!r} has, "
-            f"got {self._fingerprint}: environment, wire version or run name differ"
-        )
+        theirs = run_fingerprint.decode() if isinstance(run_fingerprint, bytes) else str(run_fingerprint or "")
+        text = (self._client.hget(self._keys.run, SPEC_FIELD) or b"").decode(errors="replace")
+        who = f"actor {self._actor_id}"
+        return mismatch(who, self._keys.run_id, self._spec, fingerprint=theirs, text=text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
