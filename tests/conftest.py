@@ -6,6 +6,7 @@ Nothing is ever flushed: each test has its own run id, so tests can share a serv
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ from replay_service.trajectory_stream import TrajectoryWriter
 
 _PATIENCE_S = 30.0
 """How long `wait_until` waits for another process: far above what any of them needs."""
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and every program that they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
