@@ -30,7 +30,7 @@ from replay_service.trajectory_stream import TrajectoryWriter
 _PATIENCE_S = 30.0
 """How long `wait_until` waits for another process: far above what any of them needs."""
 
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and every program that they start inherits that.
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and what they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
