@@ -20,7 +20,7 @@ from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 
 _START_TIMEOUT_S = 240.0
-_STOP_TIMEOUT_S = 90.0
+_STOP_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
@@ -91,13 +91,18 @@ def online_run(folder: Path, **options: object) -> Iterator[OnlineRun]:
     try:
         yield _wait(run, process, folder / "output")
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a run in order; kill it when that fails."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait(run: RunDirectory, process: subprocess.Popen[bytes], output: Path) -> OnlineRun:

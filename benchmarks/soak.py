@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.online_run import stop
 from benchmarks.record import Measurement, report
 from launcher.run_directory import RunDirectory
 from replay_service.config_file import load_run_config
@@ -34,7 +34,6 @@ from replay_service.run_state import Phase, RunStateStore
 _CAPACITY = 5_000
 _SAMPLE_PERIOD_S = 2.0
 _START_TIMEOUT_S = 300.0
-_STOP_TIMEOUT_S = 120.0
 _FLAT_SHARE = 0.05
 """A series is flat when its fitted line rises by less than this share of its mean."""
 _MIB = 2**20
@@ -184,17 +183,6 @@ def soak(run: RunDirectory, process: subprocess.Popen[bytes], seconds: float, ki
     if back:
         report(Measurement(name="soak: an actor works again, longest", value=round(max(back), 2), unit="s"))
     return samples
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the run in order; kill it when that fails."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def report_trends(samples: list[Sample]) -> None:
