@@ -237,7 +237,7 @@ class TestRefusals:
         self, start_actors: StartActors, online_state: RunStateStore, run_config: RunConfig
     ) -> None:
         run = replace(run_config, environment=replace(run_config.environment, max_episode_steps=30))
-        reason = f"actor 0: expected spec {run_config.spec.fingerprint}, which run {run.run_id!r} has"
+        reason = f"actor 0 does not fit run {run.run_id!r}: max episode steps 30 here, 20 there"
         self.assert_refused(start_actors(run=run), reason)
 
     def test_another_incarnation_takes_over(
