@@ -21,7 +21,7 @@ from benchmarks.record import compared, limited, report, skipped
 from benchmarks.synthetic import CHUNK_STEPS, Writers, random_trajectory, service
 from replay_service import wire
 from replay_service.connection import connect
-from replay_service.redis_server import _free_port, find_server
+from replay_service.redis_server import free_port, find_server
 
 WRITERS = 8
 LOWEST_RATE = 100_000
@@ -36,7 +36,7 @@ _CAPACITY = 10_000_000
 def open_redis() -> Iterator[int]:
     """A server without a password, for software that knows none; its port. Append-only file as ours."""
     with tempfile.TemporaryDirectory() as folder:
-        port = _free_port()
+        port = free_port("127.0.0.1")
         arguments = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "yes"]
         process = subprocess.Popen([find_server(), *arguments], stdout=subprocess.DEVNULL)
         try:

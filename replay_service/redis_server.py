@@ -128,10 +128,10 @@ class EmbeddedRedis:
             # Unless the last server is known to have ended, its port is tried: the start fails if it is still there.
             movable = not port and not keep_port and _last_server_ended(folder)
             if movable and _is_taken(last_port, host):
-                port = _free_port(host)
+                port = free_port(host)
                 _log.warning("port %d is taken by another program; Redis moves to port %d", last_port, port)
             port = port or last_port
-        chosen_port = port or _free_port(host)
+        chosen_port = port or free_port(host)
         endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@{host}:{chosen_port}", password)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -219,7 +219,7 @@ def was_embedded(folder: Path) -> bool:
     return (folder / _PROCESS_FILE).exists()
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
     """A port that nobody listens on.
 
     Raises:
