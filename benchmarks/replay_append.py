@@ -21,7 +21,7 @@ from benchmarks.record import compared, limited, report, skipped
 from benchmarks.synthetic import CHUNK_STEPS, Writers, random_trajectory, service
 from replay_service import wire
 from replay_service.connection import connect
-from replay_service.redis_server import free_port, find_server
+from replay_service.redis_server import find_server, free_port
 
 WRITERS = 8
 LOWEST_RATE = 100_000
