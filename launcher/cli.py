@@ -21,6 +21,7 @@ from cyclopts.config import Dict, Env
 from rich.console import Console
 
 from launcher.data_commands import add_data_commands
+from launcher.dataset_commands import add_dataset_commands
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
 from launcher.run_commands import add_run_commands
 from replay_service.config import AUTO_ACTORS
@@ -39,9 +40,8 @@ app = App(
     help="Offline-to-online reinforcement learning with AWAC: one learner, many actors, a Redis replay service.",
     help_on_error=False,
 )
-dataset_app = App(name="dataset", help="Make and judge datasets.")
-app.command(dataset_app)
-add_data_commands(app, dataset_app)
+add_dataset_commands(app)
+add_data_commands(app)
 add_run_commands(app)
 
 
@@ -353,93 +353,6 @@ def chaos(
         say=lambda text: print(text, flush=True),
     )
     return 0 if passed else _FAILURE_EXIT_CODE
-
-
-@dataset_app.command(name="demos")
-def dataset_demos(
-    *,
-    env: str,
-    source: str,
-    output: Path,
-    noise_std: float,
-    noise_correlation: float = 0.0,
-    episodes: int = 25,
-    steps: int = 10_000,
-    seed: int = 0,
-) -> int:
-    """Remake a shipped dataset: clone an expert, record some noisy episodes, judge what cloning them gives.
-
-    Parameters
-    ----------
-    env
-        pen, door or relocate.
-    source
-        Expert data: a Minari id or directory, HDF5, DAPG pickle or .npz.
-    output
-        Dataset to write (.npz).
-    noise_std
-        Standard deviation of the noise on the expert's mean action.
-    noise_correlation
-        Correlation of one step's noise with the next one's, below 1.
-    episodes
-        Demonstrations to record.
-    steps
-        Gradient steps of behaviour cloning.
-    seed
-        Of cloning and recording.
-    """
-    from launcher.demonstrations import make_demonstrations
-
-    return make_demonstrations(
-        env=env,
-        source=source,
-        output=output,
-        episodes=episodes,
-        noise=(noise_std, noise_correlation),
-        steps=steps,
-        seed=seed,
-    )
-
-
-@dataset_app.command(name="rollout")
-def dataset_rollout(
-    *,
-    env: str,
-    source: Annotated[list[str], Parameter(negative="")],
-    output: Path,
-    policies: int = 10,
-    bc_steps: int = 10_000,
-    episodes: int = 500,
-    seed: int = 0,
-) -> int:
-    """Make the paper's second dataset: clone policies from demonstrations, record what they do, good or bad.
-
-    The result is a Minari dataset of 500 episodes of 200 steps, half of them with sampled, half with mean actions, to
-    be given to `launcher up` beside the demonstrations: --dataset DEMONSTRATIONS --dataset ROLLOUTS.
-
-    Parameters
-    ----------
-    env
-        pen, door or relocate.
-    source
-        Demonstrations: a Minari id or directory, HDF5, DAPG pickle or .npz; several may be given.
-    output
-        Minari directory to write; its name ends in a version, as in pen-bc-v0.
-    policies
-        Policies to clone, with one seed each.
-    bc_steps
-        Gradient steps of behaviour cloning, of each policy. The authors: 10,000 for pen, 200,000 and more for the
-        others.
-    episodes
-        Episodes of all policies together.
-    seed
-        Of the first policy, and of the rollouts.
-    """
-    from launcher.cloned_rollouts import make_cloned_rollouts
-
-    return make_cloned_rollouts(
-        env=env, sources=source, output=output, policies=policies, steps=bc_steps, episodes=episodes, seed=seed
-    )
 
 
 def main(tokens: Sequence[str] | None = None) -> int:

@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 _FILMED_EPISODES = 3
 
 
-def add_data_commands(app: App, dataset_app: App) -> None:
+def add_data_commands(app: App) -> None:
     """Register this module's commands."""
     app.command(plot)
     app.command(video)
     app.command(export)
     app.command(report)
-    dataset_app.command(dataset_inspect, name="inspect")
     replay_app = App(name="replay", help="Look into a run's replay buffer, while it is up or afterwards.")
     app.command(replay_app)
     replay_app.command(replay_ls, name="ls")
@@ -90,31 +89,6 @@ def plot(
         print(f"{curve.env}: {describe_group(curve)}{left_out if curve.points_left_out else ''}")
     print(output)
     return 0
-
-
-def dataset_inspect(source: str, /, *, env: str | None = None, plot: Path | None = None) -> int:
-    """Show what is in a dataset, and whether a run would take it; exit code 1 when something is wrong with the data.
-
-    Episodes, lengths, returns as stored and recomputed, success, dimensions, range of the actions, NaN, metadata.
-
-    Parameters
-    ----------
-    source
-        What --dataset would be given: a Minari id or directory, D4RL HDF5, DAPG pickle, .npy of paths or .npz.
-    env
-        Environment to compare with. Default: the task that the dimensions speak for.
-    plot
-        Picture of the histograms to write, .png or .svg.
-    """
-    from rich.console import Console
-
-    from launcher.dataset_inspection import inspect
-
-    if plot is not None:
-        from launcher.plot import check_picture_name
-
-        check_picture_name(plot, "--plot")
-    return inspect(source, env=env, plot=plot, console=Console())
 
 
 def replay_ls(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import signal
-import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
-from launcher.capacity import Node, describe, pool_size, refusal
+from launcher.capacity import Node, pool_size, refusal
 from launcher.dashboard import evaluation_table
 from launcher.display import Display
 from launcher.experiment import ExperimentConfig
+from launcher.interrupts import Interrupts
 from launcher.program import RoleProgram, make_program
 from launcher.ray_environment import set_ray_environment
+from launcher.room_notice import RoomNotice
 from launcher.run_directory import RunDirectory
 from launcher.scaling import ActorScaling
 from launcher.snapshot import Snapshot, SnapshotReader
@@ -45,7 +43,6 @@ from replay_service.tasks import find_task
 
 _TICK_S = 0.5
 _READY_TIMEOUT_S = 120.0
-_ROOM_NOTICE_S = 10.0
 _REDIS_GONE_NOTICE = "Redis does not answer; the replay service brings it back, everybody waits"
 
 _log = logging.getLogger(__name__)
@@ -100,71 +97,6 @@ def check_inputs(run: RunConfig, *, with_dataset: bool) -> None:
 
 def _password() -> str:
     return password_from_environment()
-
-
-class Interrupts:
-    """Ctrl-C once asks for an orderly end, twice ends at once; SIGTERM and a closed terminal are the first."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def install(self) -> None:
-        """Catch SIGINT, SIGTERM and SIGHUP from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        if number == signal.SIGHUP:
-            _leave_closed_terminal()
-        if self.count >= 2 and number == signal.SIGINT:
-            raise KeyboardInterrupt
-
-
-def _leave_closed_terminal() -> None:
-    """Send to nowhere what would go to a terminal that is gone: a failed write must not disturb the orderly end."""
-    for stream in (1, 2):
-        try:
-            termios.tcgetattr(stream)
-        except termios.error as error:
-            if error.args[0] == errno.EIO:  # a file or a pipe says ENOTTY, and is written to as before
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream)
-                os.close(nowhere)
-
-
-class RoomNotice:
-    """Says every ten seconds which programs wait for room on a node, and once that none does any more."""
-
-    def __init__(
-        self,
-        waiting: Callable[[], list[RoleProgram]],
-        free: Callable[[], str],
-        say: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._waiting = waiting
-        self._free = free
-        self._say = say
-        self._clock = clock
-        self._since: float | None = None
-        self._last = 0.0
-        self._said = False
-
-    def look(self) -> None:
-        """Look at who waits now."""
-        now, waiting = self._clock(), self._waiting()
-        if not waiting:
-            if self._said:
-                self._say("every program has found room")
-            self._since, self._said = None, False
-            return
-        if self._since is None:
-            self._since = self._last = now
-        if now - self._last >= _ROOM_NOTICE_S:
-            self._last, self._said = now, True
-            since = f"waiting for room, or for a Ray worker to start, since {now - self._since:.0f} s"
-            self._say(f"{since}: {describe(waiting)}; {self._free()}")
 
 
 class Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.program import RoleProgram
-from launcher.up import RoomNotice
+from launcher.room_notice import RoomNotice
 
 LEARNER = RoleProgram("learner", (), Path("log"), num_cpus=1.0, num_gpus=1.0)
 

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,9 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "HOME": str(self.mount), **self._environment}
+        # `ray` and `launcher` are those of this interpreter, whether or not its environment is activated.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "HOME": str(self.mount), **self._environment}
 
     def run(self, command: str, timeout_s: float = 180.0) -> str:
         """Run a command to its end; returns what it printed."""
