@@ -188,6 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "advantage_clip": None,
         "max_weight": 20.0,
         "normalise_weights": True,
+        "advantage_critics": "mean",
         "offline_fraction": 0.5,
     },
     "behaviour-cloning": {"weighting": "uniform", "offline_batch_size": 256},
@@ -197,7 +198,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
 terminal states. strong: our own, for the hand tasks: layer-normalised critics with bounded three-step targets,
-sharper weights, half of each batch from the demonstrations, and the average of the policy in its place; after 5,000
-updates offline. behaviour-cloning: every weight 1;
-the critics learn along and change nothing.
+sharper weights from the advantage of each critic, half of each batch from the demonstrations, and the average of the
+policy in its place; after 5,000 updates offline. behaviour-cloning: every weight 1; the critics learn along and change
+nothing.
 """

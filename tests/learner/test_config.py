@@ -42,6 +42,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
         "advantage_clip": None,
         "max_weight": 20.0,
         "normalise_weights": True,
+        "advantage_critics": "mean",
         "offline_fraction": 0.5,
     },
     "behaviour-cloning": {"weighting": "uniform", "offline_batch_size": 256},
