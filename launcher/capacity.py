@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from launcher.experiment import LauncherConfig
 from launcher.program import RoleProgram
+from replay_service.access import Role
 
 _ROUNDING = 1e-6
 
@@ -22,14 +23,15 @@ class Node:
 
 
 def pool_size(actors: int, settings: LauncherConfig, nodes: Sequence[Node]) -> int:
-    """Actors in one pool: on several nodes no more than an even share, and than fit on the widest node.
+    """Actors in one pool: on several nodes, or where more may join, no more than an even share, and than fit on the
+    widest node.
 
     Args:
         actors: of the run.
         settings: how many the user allows, and the CPUs of one.
         nodes: of the cluster, at least one.
     """
-    if len(nodes) == 1:
+    if len(nodes) == 1 and not settings.wait_for_nodes:
         return settings.actors_per_host
     even = math.ceil(actors / len(nodes))
     widest = max(node.num_cpus for node in nodes)
@@ -39,11 +41,13 @@ def pool_size(actors: int, settings: LauncherConfig, nodes: Sequence[Node]) -> i
 
 def unplaceable(programs: Sequence[RoleProgram], nodes: Sequence[Node]) -> list[RoleProgram]:
     """Programs for which an empty cluster of these nodes has no room, largest first; empty when all fit."""
-    free = [[node.num_cpus, node.num_gpus] for node in nodes]
+    free = [(node.address, [node.num_cpus, node.num_gpus]) for node in nodes]
     left: list[RoleProgram] = []
-    for program in sorted(programs, key=lambda p: (p.num_gpus, p.num_cpus), reverse=True):
+    # Those that have no choice first.
+    for program in sorted(programs, key=lambda p: (bool(p.node), p.num_gpus, p.num_cpus), reverse=True):
+        rooms = [room for address, room in free if program.node in ("", address)]
         # Nodes without a GPU first: what needs none shall not take the place beside one.
-        for room in sorted(free, key=lambda room: room[1]):
+        for room in sorted(rooms, key=lambda room: room[1]):
             if room[0] + _ROUNDING >= program.num_cpus and room[1] + _ROUNDING >= program.num_gpus:
                 room[0] -= program.num_cpus
                 room[1] -= program.num_gpus
@@ -58,6 +62,13 @@ def refusal(programs: Sequence[RoleProgram], nodes: Sequence[Node]) -> str | Non
     left = unplaceable(programs, nodes)
     if not left:
         return None
+    addresses = {node.address for node in nodes}
+    gone = [p for p in left if p.role is Role.LEARNER and p.node and p.node not in addresses]
+    if gone:
+        return (
+            f"the checkpoints of this run are on {gone[0].node}, which is no node of the cluster now: start Ray there, "
+            "wait for it with --launcher.wait-for-nodes, or copy its run directory's checkpoints/ into this one"
+        )
     asked = _amount(sum(p.num_cpus for p in programs), sum(p.num_gpus for p in programs))
     there = ", ".join(f"{node.address} {_amount(node.num_cpus, node.num_gpus)}" for node in nodes)
     return (
@@ -69,9 +80,14 @@ def refusal(programs: Sequence[RoleProgram], nodes: Sequence[Node]) -> str | Non
 
 def describe(programs: Sequence[RoleProgram], shown: int = 4) -> str:
     """'learner (1 CPU, 1 GPU), actors-3 (8 CPUs) and 5 more'."""
-    named = [f"{p.name} ({_amount(p.num_cpus, p.num_gpus)})" for p in programs[:shown]]
+    named = [f"{p.name} ({_amount(p.num_cpus, p.num_gpus)}{_where(p)})" for p in programs[:shown]]
     more = f" and {len(programs) - shown} more" if len(programs) > shown else ""
     return ", ".join(named) + more
+
+
+def _where(program: RoleProgram) -> str:
+    # That the replay service stays with the launcher is always so, and not worth a word.
+    return f" on {program.node}" if program.node and program.role is not Role.REPLAY else ""
 
 
 def _amount(num_cpus: float, num_gpus: float) -> str:

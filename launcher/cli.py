@@ -99,12 +99,14 @@ def up(
         if resumes:
             refuse_changes(_saved(directory.config), resolved)
         write_config(resolved, directory)
-        run_directory.remember_latest(directory.path)
+        latest = run_directory.remember_latest(directory.path)
         if options.detach:
             from launcher.detached import detach
 
             code = detach(directory)
             if code is not None:
+                if code == USER_ERROR_EXIT_CODE and not resumes:
+                    run_directory.forget_unstarted(directory, latest)
                 return code
             console = Console()
         _log_to(directory.logs / "launcher.log")
@@ -112,6 +114,8 @@ def up(
         try:
             status = run.execute()
         except UserError:
+            if not resumes and not options.detach:  # the process in the terminal does it, once it has read the output
+                run_directory.forget_unstarted(directory, latest)
             raise
         except AwacError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -255,7 +259,7 @@ def logs(run: Path | None = None, /, *, role: str = "", lines: int = 20) -> int:
     """
     from launcher.run_directory import find_run
 
-    directory = find_run(run)
+    directory = find_run(run, also_part=True)
     found = sorted(directory.logs.glob(f"{role}*.log"))
     if not found:
         names = ", ".join(path.stem for path in sorted(directory.logs.glob("*.log"))) or "none"
@@ -279,6 +283,7 @@ def doctor(run: Path | None = None, /) -> int:
         The run directory. Default: the run that was started last in this folder.
     """
     from launcher.doctor import examine
+    from launcher.learner_node import LearnerNode
     from launcher.run_connection import redis_of
     from launcher.run_directory import find_run
     from replay_service.config_file import load_run_config
@@ -286,7 +291,7 @@ def doctor(run: Path | None = None, /) -> int:
     directory = find_run(run)
     config = load_run_config(directory.config)
     with redis_of(directory, config) as client:
-        findings = examine(client, config, directory.checkpoints)
+        findings = examine(client, config, directory.checkpoints, elsewhere=LearnerNode(directory).read())
     for finding in findings:
         print(finding)
     bad = sum(not finding.sound for finding in findings)

@@ -90,8 +90,15 @@ def recount(client: RedisClient, stream: str, spec: ExperienceSpec, *, before: i
     return found
 
 
-def examine(client: RedisClient, run: RunConfig, checkpoints: Path) -> list[Finding]:
-    """Look at everything that a run has in Redis, and at its newest checkpoint."""
+def examine(client: RedisClient, run: RunConfig, checkpoints: Path, *, elsewhere: str = "") -> list[Finding]:
+    """Look at everything that a run has in Redis, and at its newest checkpoint.
+
+    Args:
+        client: of the run's Redis.
+        run: its configuration.
+        checkpoints: the folder in the launcher's run directory.
+        elsewhere: the node that has the checkpoints instead.
+    """
     keys = Keys(run.run_id)
     state, actors = Reports(client, keys).state_and_actors()
     online = recount(client, keys.online, run.spec, before=state.appended_steps)
@@ -99,7 +106,7 @@ def examine(client: RedisClient, run: RunConfig, checkpoints: Path) -> list[Find
     evicted_meanwhile = RunStateStore(client, keys).read().appended_steps > state.appended_steps
     findings = [_spec(state, run), _seed(client, keys, run.spec), *_messages(online, state, live=evicted_meanwhile)]
     findings += [*_ledger(state, actors, online), *_limiter(state, run), _weights(client, keys, state)]
-    return [*findings, checkpoint_finding(checkpoints, state), *resume_findings(checkpoints)]
+    return [*findings, checkpoint_finding(checkpoints, state, elsewhere), *resume_findings(checkpoints)]
 
 
 def _entries(client: RedisClient, stream: str) -> Iterator[StreamRecord]:
@@ -209,8 +216,10 @@ def _weights(client: RedisClient, keys: Keys, state: RunState) -> Finding:
     return Finding(version >= state.policy_version, f"weights: version {version}, announced {state.policy_version}")
 
 
-def checkpoint_finding(folder: Path, state: RunState) -> Finding:
+def checkpoint_finding(folder: Path, state: RunState, elsewhere: str = "") -> Finding:
     """Whether the newest checkpoint has the hashes of its manifest, or is rightly absent."""
+    if elsewhere:
+        return Finding(True, f"checkpoint: not looked at, the learner keeps them on {elsewhere}")
     newest = max(folder.glob("step-*"), default=None)
     if newest is None:
         return Finding(state.policy_version == 0, "checkpoint: none yet")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from launcher.doctor import examine, recount
+from launcher.learner_node import LearnerNode
 from launcher.run_directory import RunDirectory
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
@@ -302,7 +303,8 @@ def audit(run: LiveRun, seen: dict[Origin, Witness], deadline: float) -> Audit:
         try:
             found = count_again(run, seen)
             if found.sound:
-                findings = examine(run.client(), run.config, run.directory.checkpoints)
+                elsewhere = LearnerNode(run.directory).read()
+                findings = examine(run.client(), run.config, run.directory.checkpoints, elsewhere=elsewhere)
                 found = Audit(bad_findings=tuple(item.text for item in findings if not item.sound))
         except TRANSIENT_ERRORS as error:
             found = Audit(bad_findings=(f"Redis does not answer: {error}",))

@@ -28,7 +28,8 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from launcher.capacity import Node
+from launcher.capacity import Node, unplaceable
+from launcher.learner_node import LearnerNode
 from launcher.program import RoleProgram
 from launcher.run_directory import RunDirectory
 from launcher.supervisor import LOST_EXIT_CODE, PlacementFailed
@@ -41,8 +42,9 @@ _CALL_TIMEOUT_S = 30.0
 _LOG_TAIL_BYTES = 64 * 1024
 _PIN = 0.001
 """Share of a node's own resource that keeps a program on that node."""
-_CORE = (Role.REPLAY, Role.LEARNER)
-"""Roles that are packed on one node, or as few as possible, in the order of their bundles."""
+_LOOK_S = 0.05
+_BESIDE_S = 3.0
+"""How long Ray may take to find room for the learner beside the replay service before it may go elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,10 @@ class RoleHost:
 @dataclass(slots=True)
 class _Hosted:
     program: RoleProgram
-    host: Any
-    start: Any
+    environment: dict[str, str]
+    host: Any = None
+    """None: held back until the learner has room."""
+    start: Any = None
     """Ray's reference to the answer of `RoleHost.start`."""
     started: Started | None = None
     poll: Any = None
@@ -154,20 +158,24 @@ class _Hosted:
 class RolePlacement:
     """Starts, watches and stops role programs on a Ray cluster, local or remote."""
 
-    def __init__(self, *, address: str, num_cpus: float, files: RunFiles) -> None:
+    def __init__(self, *, address: str, num_cpus: float, files: RunFiles, learner_node: LearnerNode) -> None:
         """Connect to a cluster, or start a private one on this machine with enough logical CPUs for the run.
 
         Args:
             address: of the cluster; '' starts a private one.
             num_cpus: CPUs that the run's programs reserve together.
             files: what is handed to the nodes.
+            learner_node: where the learner's node is noted.
 
         Raises:
             ConfigError: no Ray cluster answers at the address, or it refuses the token.
         """
         self._files = files
         self._hosted: dict[str, _Hosted] = {}
-        self._core: Any = None
+        self._rooms: dict[Role, Any] = {}
+        """Placement groups of one bundle: what a program left stays free for the one that comes in its place."""
+        self._learner_node = learner_node
+        self._learner_pin = ""
         self._stay_home = False
         self._host_class: Any = ray.remote(RoleHost)
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -195,9 +203,9 @@ class RolePlacement:
 
     def shutdown(self) -> None:
         """Leave the cluster; a private one ends."""
-        if self._core is not None:
+        for room in self._rooms.values():
             with contextlib.suppress(ray.exceptions.RayError):
-                remove_placement_group(self._core)
+                remove_placement_group(room)
         ray.shutdown()
 
     @staticmethod
@@ -214,12 +222,15 @@ class RolePlacement:
             if node["Alive"]
         ]
 
-    @staticmethod
-    def free() -> str:
-        """What is free in the whole cluster, in words."""
+    def free(self) -> str:
+        """What is free in the whole cluster, and what that may not do, in words."""
         available: Any = ray.available_resources  # untyped in ray
         free = available()
-        return f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free in the whole cluster"
+        text = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free in the whole cluster"
+        tied = self._learner_pin and self._learner_pin != self.home
+        return (
+            f"{text}; the learner's checkpoints are on {self._learner_pin}, so it starts there alone" if tied else text
+        )
 
     def reserve(self, programs: Sequence[RoleProgram], *, stay_home: bool) -> None:
         """Ask for room for the replay service, here, and for the learner, beside it when that is possible.
@@ -229,13 +240,31 @@ class RolePlacement:
             stay_home: keep all programs on this node, because Redis listens on its loopback interface alone.
         """
         self._stay_home = stay_home
-        bundles = []
-        for role in _CORE:
-            (program,) = (p for p in programs if p.role is role)
-            pinned = stay_home or role is Role.REPLAY
-            asked = {"CPU": program.num_cpus, "GPU": program.num_gpus, f"node:{self.home}": _PIN if pinned else 0.0}
-            bundles.append({name: amount for name, amount in asked.items() if amount} or {"CPU": _PIN})
-        self._core = placement_group(bundles, strategy="PACK")
+        (replay,) = (p for p in programs if p.role is Role.REPLAY)
+        (learner,) = (p for p in programs if p.role is Role.LEARNER)
+        self._rooms[Role.REPLAY] = self._room(replay, self.home)
+        self._learner_pin = self.home if stay_home else learner.node
+        here = [node for node in self.nodes() if node.address == self.home]
+        if not self._learner_pin and not unplaceable([replay, learner], here):
+            beside = self._room(learner, self.home)
+            if beside.wait(_BESIDE_S):
+                self._rooms[Role.LEARNER] = beside
+                return
+            remove_placement_group(beside)
+        self._rooms[Role.LEARNER] = self._room(learner, self._learner_pin)
+
+    @staticmethod
+    def _room(program: RoleProgram, node: str) -> Any:
+        asked = {"CPU": program.num_cpus, "GPU": program.num_gpus, **({f"node:{node}": _PIN} if node else {})}
+        return placement_group([{name: amount for name, amount in asked.items() if amount} or {"CPU": _PIN}])
+
+    def _follow_checkpoints(self, learner: RoleProgram) -> None:
+        """Tie a learner that is started again to the node where its checkpoints are."""
+        noted = self._learner_node.read()
+        if noted and noted != self._learner_pin and Role.LEARNER in self._rooms:
+            remove_placement_group(self._rooms[Role.LEARNER])
+            self._rooms[Role.LEARNER] = self._room(learner, noted)
+            self._learner_pin = noted
 
     def start(self, program: RoleProgram, environment: dict[str, str]) -> int | None:
         """Ask Ray for a place for a program, where it starts at once.
@@ -244,19 +273,41 @@ class RolePlacement:
             None: `placed` tells when and whether it has started.
         """
         self.discard(program.name)
-        host = self._host_class.options(**self._wishes(program)).remote()
-        start = host.start.remote(program.arguments, environment, str(program.log_path), self._files)
-        self._hosted[program.name] = _Hosted(program, host, start)
+        if program.role is Role.LEARNER:
+            self._follow_checkpoints(program)
+            for other in self._hosted.values():
+                self._hold_back(other)
+        hosted = self._hosted[program.name] = _Hosted(program, environment)
+        self._ask(hosted)
         return None
+
+    def _ask(self, hosted: _Hosted) -> None:
+        """Ask Ray for a host, unless that could take the learner's place: without one nobody has anything to do."""
+        program = hosted.program
+        if program.role not in self._rooms and not self._learner_has_room():
+            return
+        hosted.host = self._host_class.options(**self._wishes(program)).remote()
+        files = (str(program.log_path), self._files)
+        hosted.start = hosted.host.start.remote(program.arguments, hosted.environment, *files)
+
+    def _hold_back(self, hosted: _Hosted) -> None:
+        """Take back the question of a program that waits for room, until the learner has some."""
+        if hosted.program.role in self._rooms or hosted.host is None or hosted.started is not None:
+            return
+        ready, _ = ray.wait([hosted.start], timeout=0)
+        if not ready:
+            ray.kill(hosted.host)
+            hosted.host = hosted.start = None
+
+    def _learner_has_room(self) -> bool:
+        room = self._rooms.get(Role.LEARNER)
+        return room is None or bool(room.wait(_LOOK_S))
 
     def _wishes(self, program: RoleProgram) -> dict[str, Any]:
         wishes: dict[str, Any] = {"num_cpus": program.num_cpus, "num_gpus": program.num_gpus, "max_restarts": 0}
-        if program.role in _CORE and self._core is not None:
-            return wishes | {
-                "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                    placement_group=self._core, placement_group_bundle_index=_CORE.index(program.role)
-                )
-            }
+        if program.role in self._rooms:
+            room = PlacementGroupSchedulingStrategy(self._rooms[program.role], placement_group_bundle_index=0)
+            return wishes | {"scheduling_strategy": room}
         if self._stay_home:
             return wishes | {"resources": {f"node:{self.home}": _PIN}}
         return wishes | {"scheduling_strategy": "SPREAD"}
@@ -268,6 +319,10 @@ class RolePlacement:
             PlacementFailed: its node or Ray failed meanwhile.
         """
         hosted = self._hosted[name]
+        if hosted.host is None:
+            self._ask(hosted)
+            if hosted.host is None:
+                return None
         if hosted.started is None:
             ready, _ = ray.wait([hosted.start], timeout=0)
             if not ready:
@@ -277,11 +332,9 @@ class RolePlacement:
             except ray.exceptions.RayError as error:
                 self.discard(name)
                 raise PlacementFailed(f"Ray could not start {name}: {error}") from error
+            if hosted.program.role is Role.LEARNER:
+                self._learner_node.note(hosted.started.node, shares_directory=hosted.started.shares_directory)
         return hosted.started.pid
-
-    def where(self) -> dict[str, Started]:
-        """The programs that have been placed, by name."""
-        return {name: hosted.started for name, hosted in self._hosted.items() if hosted.started is not None}
 
     def poll(self, name: str) -> int | None:
         """Exit code of a program, None while it runs or its node is silent for a while, -1 when its host is gone."""
@@ -330,5 +383,5 @@ class RolePlacement:
     def discard(self, name: str) -> None:
         """Forget a program's host; a process that still runs below it dies with it."""
         hosted = self._hosted.pop(name, None)
-        if hosted is not None:
+        if hosted is not None and hosted.host is not None:
             ray.kill(hosted.host)

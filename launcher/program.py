@@ -25,6 +25,8 @@ class RoleProgram:
     role: Role = Role.ACTOR
     """Whose credential for Redis it gets; the one with the fewest rights unless another is named."""
     actor_ids: tuple[int, ...] = ()
+    node: str = ""
+    """Address of the only node that it may run on; '': any."""
 
     @property
     def needs_redis(self) -> bool:

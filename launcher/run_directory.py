@@ -4,6 +4,7 @@ config.toml      the resolved configuration, without secrets       checkpoints/ 
 summary.json     what came out; see replay_service/records.py      logs/          one file a process
 evaluations.csv  a row an evaluation                               tensorboard/   event files
 launcher.lock    held by the launcher that runs it                 redis/         data and password, owner only
+learner-node     where the checkpoints are, if not here
 """
 
 from __future__ import annotations
@@ -79,6 +80,11 @@ class RunDirectory:
         """Whether a run was started here."""
         return self.config.exists()
 
+    @property
+    def is_part(self) -> bool:
+        """Whether this is what a node without the launcher and without the learner keeps of a run."""
+        return not any(path.exists() for path in (self.lock, self.summary, self.connection.parent))
+
     def holder(self) -> dict[str, object] | None:
         """The launcher that runs this directory now (`pid`, `host`), or None."""
         try:
@@ -137,26 +143,54 @@ def latest_path() -> Path:
     return link.resolve()
 
 
-def remember_latest(path: Path) -> None:
-    """Point `runs/latest` to a run, when the run lies in `runs/`."""
+def remember_latest(path: Path) -> Path | None:
+    """Point `runs/latest` to a run, when the run lies in `runs/`; returns the run to which it pointed before."""
+    link = RUNS_DIR / _LATEST
+    before = link.resolve() if link.exists() else None
     if path.parent.resolve() != RUNS_DIR.resolve():
-        return
+        return before
     partial = RUNS_DIR / f".{_LATEST}.{os.getpid()}"
     partial.unlink(missing_ok=True)
     partial.symlink_to(path.name)
-    partial.replace(RUNS_DIR / _LATEST)
+    partial.replace(link)
+    return before
 
 
-def find_run(path: Path | None) -> RunDirectory:
+def forget_unstarted(run: RunDirectory, latest: Path | None) -> None:
+    """Remove the directory of a run that was refused before anything of it ran, so that the next try may have its name.
+
+    Args:
+        run: which may have run after all: then nothing is done.
+        latest: the run that `runs/latest` shall name again.
+    """
+    if run.connection.parent.exists():
+        return
+    shutil.rmtree(run.path)
+    link = RUNS_DIR / _LATEST
+    if link.is_symlink() and not link.exists():
+        link.unlink()
+        if latest is not None and latest.exists():
+            remember_latest(latest)
+
+
+def find_run(path: Path | None, *, also_part: bool = False) -> RunDirectory:
     """The run that a command means: the one named, or the latest.
 
+    Args:
+        path: of the run directory, if one was named.
+        also_part: whether the part of it that lies on a node without the launcher will do.
+
     Raises:
-        RunDirectoryError: there is no run.
+        RunDirectoryError: there is no run, or only a part of it.
     """
     chosen = path if path is not None else latest_path()
     run = RunDirectory(chosen)
     if not run.holds_run:
         raise RunDirectoryError(f"{chosen} holds no run: expected a folder with a config.toml that `launcher up` wrote")
+    if not also_part and run.is_part:
+        raise RunDirectoryError(
+            f"{chosen} is this machine's part of a run that another machine's launcher runs: give the command there"
+        )
     return run
 
 

@@ -6,15 +6,17 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from launcher.capacity import Node, pool_size, refusal
+from launcher.capacity import Node, pool_size, refusal, unplaceable
 from launcher.dashboard import evaluation_table
 from launcher.display import Display
 from launcher.experiment import ExperimentConfig
 from launcher.interrupts import Interrupts
+from launcher.learner_node import LearnerNode
 from launcher.program import RoleProgram, make_program
 from launcher.ray_environment import set_ray_environment
 from launcher.room_notice import RoomNotice
@@ -24,7 +26,7 @@ from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
 from launcher.wording import duration
 from replay_service import wandb_run
-from replay_service.access import role_endpoint
+from replay_service.access import Role, role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import (
     FAREWELL_ERRORS,
@@ -139,6 +141,7 @@ class Run:
                 address=self._config.launcher.ray_address,
                 num_cpus=sum(program.num_cpus for program in make_program(self._config, self._directory, gpu=False)),
                 files=RunFiles.of(self._directory),
+                learner_node=LearnerNode(self._directory),
             )
             self._interrupts.install()  # again: Ray's start puts a handler of its own, which aborts, in SIGTERM's place
             supervisor = Supervisor(
@@ -191,10 +194,21 @@ class Run:
             pool_size=pool_size(run.actors, settings, nodes),
             listen=home if self._crosses_nodes(nodes) and not run.redis_url else "",
         )
+        programs = self._tied(programs, nodes, home)
         problem = None if settings.wait_for_nodes else refusal(programs, nodes)
         if problem is not None:
             raise ConfigError(problem)
         return programs
+
+    def _tied(self, programs: list[RoleProgram], nodes: list[Node], home: str) -> list[RoleProgram]:
+        """The programs, with the nodes of those that can run on one alone."""
+        noted = LearnerNode(self._directory)
+        here = [node for node in nodes if node.address == home]
+        core = [program for program in programs if not program.needs_redis or program.role is Role.LEARNER]
+        # Checkpoints that this machine can read may be on a shared disk: they hold a learner back only if it fits here.
+        stays = noted.has_checkpoints_here and not unplaceable(core, here)
+        nodes_of = {Role.REPLAY: home, Role.LEARNER: noted.read() or (home if stays else "")}
+        return [replace(program, node=nodes_of.get(program.role, "")) for program in programs]
 
     def summary_lines(self, status: str) -> None:
         """Print what was learned and where the run lies."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from launcher.capacity import Node, pool_size, refusal, unplaceable
 from launcher.experiment import ExperimentConfig, LauncherConfig
 from launcher.program import RoleProgram, make_program
 from launcher.run_directory import RunDirectory
+from replay_service.access import Role
 from replay_service.config import RunConfig
 
 
@@ -80,3 +82,21 @@ def test_what_is_placed_fits(cpus: list[int], asked: list[int]) -> None:
     assert placed <= sum(cpus)
     if sum(asked) > sum(cpus) or max(asked) > max(cpus):
         assert left
+
+
+def test_a_program_that_is_tied_to_a_node_fits_there_alone() -> None:
+    nodes = [Node("10.0.0.1", 4.0), Node("10.0.0.2", 1.0)]
+    tied = RoleProgram("learner", (), Path("log"), num_cpus=2.0, role=Role.LEARNER, node="10.0.0.2")
+    assert unplaceable([tied], nodes) == [tied]
+    assert unplaceable([replace(tied, num_cpus=1.0), program("a", 4.0)], nodes) == []
+    text = refusal([tied], nodes)
+    assert text is not None
+    assert "learner (2 CPUs on 10.0.0.2)" in text
+
+
+def test_a_learner_whose_node_has_left_is_told_where_its_checkpoints_are() -> None:
+    learner = RoleProgram("learner", (), Path("log"), num_cpus=1.0, role=Role.LEARNER, node="10.0.0.9")
+    text = refusal([learner], [Node("10.0.0.1", 4.0)])
+    assert text is not None
+    assert "the checkpoints of this run are on 10.0.0.9" in text
+    assert "--launcher.wait-for-nodes" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,16 @@ def test_a_strangers_message_is_found(
 ) -> None:
     redis_client.xadd(keys.online, {"m": b"hello"})
     assert any("malformed" in text for text in bad(examine(redis_client, run_config, sound_run)))
+
+
+def test_checkpoints_that_another_node_keeps_are_not_missed_here(
+    sound_run: Path, redis_client: RedisClient, run_config: RunConfig
+) -> None:
+    shutil.rmtree(sound_run)
+    assert bad(examine(redis_client, run_config, sound_run)) == ["checkpoint: none yet"]
+    findings = examine(redis_client, run_config, sound_run, elsewhere="10.0.0.2")
+    assert bad(findings) == []
+    assert "checkpoint: not looked at, the learner keeps them on 10.0.0.2" in [finding.text for finding in findings]
 
 
 def test_a_checkpoint_with_another_hash_is_found(

@@ -231,6 +231,8 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(
 
 def test_a_run_that_never_came_up_is_told_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
-    RunDirectory(tmp_path / "run").config.write_text(ExperimentConfig(run=DOOR).to_toml())
-    assert cli.main(["replay", "ls", str(tmp_path / "run")]) == 2
+    run = RunDirectory(tmp_path / "run")
+    run.config.write_text(ExperimentConfig(run=DOOR).to_toml())
+    run.lock.touch()
+    assert cli.main(["replay", "ls", str(run.path)]) == 2
     assert "the run never came up" in capfd.readouterr().err

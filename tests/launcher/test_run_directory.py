@@ -16,6 +16,7 @@ from replay_service.errors import RunDirectoryError
 def make_run(path: Path) -> RunDirectory:
     run, _resumes = prepare(path, None)
     run.config.write_text("env = 'pen'\n")
+    run.lock.touch()
     return run
 
 
@@ -124,3 +125,32 @@ def test_latest_points_to_the_newest_run_below_runs(tmp_path: Path, monkeypatch:
 def test_a_folder_without_a_run_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="holds no run"):
         run_directory.find_run(tmp_path)
+
+
+def test_a_nodes_part_of_a_run_is_told_from_the_run(tmp_path: Path) -> None:
+    part = RunDirectory(tmp_path / "run")
+    part.path.mkdir()
+    part.config.write_text("")
+    with pytest.raises(RunDirectoryError, match="this machine's part of a run"):
+        run_directory.find_run(part.path)
+    assert run_directory.find_run(part.path, also_part=True) == part
+
+
+def test_a_run_that_was_refused_leaves_no_directory_and_the_latest_run_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    earlier = make_run(Path("runs/earlier"))
+    run_directory.remember_latest(earlier.path)
+    refused = make_run(Path("runs/refused"))
+    before = run_directory.remember_latest(refused.path)
+    run_directory.forget_unstarted(refused, before)
+    assert not refused.path.exists()
+    assert run_directory.find_run(None).path == earlier.path.resolve()
+
+
+def test_a_run_that_has_data_is_never_forgotten(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    run.connection.parent.mkdir()
+    run_directory.forget_unstarted(run, None)
+    assert run.holds_run

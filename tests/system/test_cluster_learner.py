@@ -1,0 +1,126 @@
+"""A learner on another machine than the launcher's: machines that join late, and the learner's that dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.cluster import (
+    ENDLESS,
+    RUN,
+    SMALL_JOB,
+    STEPS,
+    ClusterRun,
+    cluster_of,
+    join,
+    pools,
+    rejoin,
+    share_token,
+    start_ray,
+    until,
+)
+from tests.system.machines import Machine
+
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+RESUME = STEPS[6][1].replace("--actors 4", "--actors 1")
+UP = STEPS[4][0].replace("--actors 4", "--actors 1")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[list[Machine]]:
+    with cluster_of(3, tmp_path) as made:
+        yield made
+
+
+def learners(machine: Machine) -> list[int]:
+    return machine.processes("-m learner")
+
+
+def refused(machine: Machine, command: str) -> str:
+    done = subprocess.run(
+        machine.words(command), env=machine.environment, capture_output=True, text=True, timeout=180
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp_path: Path) -> None:
+    first, second, third = cluster
+    share_token(first, [second, third])
+    # The launcher's machine has room for the replay service and the evaluator alone.
+    start_ray(first, STEPS[3][0], cpus=1)
+
+    # The cluster cannot hold the run yet: with the option, it waits for machines that join for the first time.
+    run = ClusterRun(first, tmp_path)
+    run.up(UP + SMALL_JOB + ENDLESS + " --launcher.wait-for-nodes")
+    run.until(lambda: run.says("waiting for room", 0), "the programs without room to be named")
+    join(second)
+    run.until(lambda: bool(learners(second)), "the learner on the machine that joined")
+    said = run.said
+    join(third)
+    run.until(lambda: len(pools(second)) + len(pools(third)) == 2, "a fork server and its actor")
+    run.until(lambda: run.steps() >= 500, "500 steps")
+    assert not learners(first)
+    assert not learners(third)
+    checkpoints = second.disk / RUN / "checkpoints"
+    run.until(lambda: any(checkpoints.glob("step-*")), "a checkpoint on the learner's machine")
+    assert not (first.disk / RUN / "checkpoints").exists()
+
+    # Its machine has only a part of the run, from which it cannot be told anything.
+    assert "this machine's part of a run" in refused(second, f"launcher down {RUN}")
+
+    # The learner's machine dies. There is room on the third, and no checkpoint: it waits for the second.
+    said = run.said
+    second.power_off()
+    words = "the learner's checkpoints are on 10.0.0.2"
+    run.until(lambda: run.says(words, said), "the run to say for what it waits")
+    assert not learners(third)
+    until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
+    second.boot()
+    rejoin(second)
+    run.until(lambda: bool(learners(second)), "the learner to be back")
+    run.goes_on()
+    assert "resume proved" in (second.disk / RUN / "logs" / "learner.log").read_text()
+
+    # Stopped in order, and resumed while the learner's machine is away: told at once, and nothing is begun anew.
+    first.run(f"launcher down {RUN}")
+    assert run.process.wait(60) == 0
+    second.power_off()
+    until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
+    assert "the checkpoints of this run are on 10.0.0.2" in refused(
+        first, RESUME + SMALL_JOB + " --launcher.no-wait-for-nodes"
+    )
+    second.boot()
+    rejoin(second)
+    budget = run.steps() + 1000
+    run.up(RESUME + SMALL_JOB + f" --num-env-steps {budget}")
+    assert run.process.wait(600) == 0, run.text
+    summary = json.loads((first.disk / RUN / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["status"], summary["env_steps"]) == ("finished", budget)
+    assert "sound" in first.run(STEPS[6][2]).splitlines()[-1]
+
+
+def test_a_run_beside_another_waits_for_its_end(tmp_path: Path) -> None:
+    with cluster_of(1, tmp_path) as (machine,):
+        share_token(machine, [])
+        start_ray(machine, STEPS[3][0], cpus=4)
+        one, two = ClusterRun(machine, tmp_path, "runs/one"), ClusterRun(machine, tmp_path, "runs/two")
+        one.up(UP.replace(RUN, one.path) + SMALL_JOB + ENDLESS)
+        one.until(lambda: one.steps() >= 100, "the first run to be up")
+        two.up(
+            UP.replace(RUN, two.path).replace("6390", "6490").replace("6391", "6491")
+            + SMALL_JOB
+            + " --num-env-steps 800"
+        )
+        two.until(lambda: two.says("waiting for room", 0), "the second run to wait")
+        one.goes_on(200)
+        machine.run(f"launcher down {one.path}")
+        assert one.process.wait(60) == 0
+        assert two.process.wait(300) == 0, two.text
+        for run in (one, two):
+            assert "sound" in machine.run(f"launcher doctor {run.path}").splitlines()[-1]
