@@ -42,7 +42,9 @@ STEPS = steps_of_the_page()
 
 
 @contextlib.contextmanager
-def cluster_of(count: int, folder: Path, environment: dict[str, str] | None = None) -> Iterator[list[Machine]]:
+def cluster_of(
+    count: int, folder: Path, environment: dict[str, str] | None = None, *, shared_disk: bool = False
+) -> Iterator[list[Machine]]:
     """That many machines; skips where namespaces cannot be had."""
     reason = why_not()
     if reason is not None:
@@ -50,7 +52,9 @@ def cluster_of(count: int, folder: Path, environment: dict[str, str] | None = No
     (export,) = (line for line in STEPS[2] if line.startswith("export "))
     name, _, value = export.removeprefix("export ").partition("=")
     try:
-        with machines(count, folder, {name: value, **QUICK_TO_NOTICE, **(environment or {})}) as made:
+        with machines(
+            count, folder, {name: value, **QUICK_TO_NOTICE, **(environment or {})}, shared_disk=shared_disk
+        ) as made:
             yield made
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
@@ -62,6 +66,8 @@ def share_token(first: Machine, others: list[Machine]) -> Path:
         first.run(command)
     token = first.disk / ".ray" / "auth_token"
     for other in others:
+        if other.disk == first.disk:
+            continue
         (other.disk / ".ray").mkdir()
         (other.disk / ".ray" / "auth_token").write_bytes(token.read_bytes())
         (other.disk / ".ray" / "auth_token").chmod(0o600)
@@ -107,6 +113,15 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = 150.0) ->
 
 def pools(machine: Machine) -> list[int]:
     return machine.processes("-m actors actor")
+
+
+def refused(machine: Machine, command: str) -> str:
+    """What a command says that ends with exit code 2."""
+    done = subprocess.run(
+        machine.words(command), env=machine.environment, capture_output=True, text=True, timeout=180
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    return done.stderr
 
 
 class ClusterRun:

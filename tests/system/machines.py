@@ -35,16 +35,16 @@ def why_not() -> str | None:
 class Machine:
     """One of them."""
 
-    def __init__(self, number: int, switch: str, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, number: int, switch: str, folder: Path, environment: dict[str, str], disk: str) -> None:
         self.address = f"{NETWORK}.{number}"
         self.name = f"node{number}"
         self._switch = switch
         self._port = f"port{number}"
         self._namespace = f"{switch}-{number}"
         self._environment = environment
-        self.disk = folder / f"disk-{self.name}"
+        self.disk = folder / (disk or f"disk-{self.name}")
         self.mount = folder / "disk"
-        (self.disk / "ray").mkdir(parents=True)
+        (self.disk / "ray").mkdir(parents=True, exist_ok=True)
         self.mount.mkdir(exist_ok=True)
         ip("netns", "add", self._namespace)
         ip("-n", self._namespace, "link", "set", "lo", "up")
@@ -132,8 +132,11 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machines(count: int, folder: Path, environment: dict[str, str]) -> Iterator[list[Machine]]:
-    """That many machines on one switch, numbered from 1."""
+def machines(
+    count: int, folder: Path, environment: dict[str, str], *, shared_disk: bool = False
+) -> Iterator[list[Machine]]:
+    """That many machines on one switch, numbered from 1; each with a disk of its own, or all with one."""
+    disk = "disk-of-all" if shared_disk else ""
     switch = f"awac-{os.getpid()}-{time.monotonic_ns() % 10_000}"
     ip("netns", "add", switch)
     made: list[Machine] = []
@@ -141,7 +144,7 @@ def machines(count: int, folder: Path, environment: dict[str, str]) -> Iterator[
         ip("-n", switch, "link", "add", "switch0", "type", "bridge")
         ip("-n", switch, "link", "set", "switch0", "up")
         for number in range(1, count + 1):
-            made.append(Machine(number, switch, folder, environment))  # noqa: PERF401 - those made so far are removed
+            made.append(Machine(number, switch, folder, environment, disk))  # noqa: PERF401 - those made so far are removed
         yield made
     finally:
         for machine in made:

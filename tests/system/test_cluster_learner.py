@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.system.cluster import (
     cluster_of,
     join,
     pools,
+    refused,
     rejoin,
     share_token,
     start_ray,
@@ -39,14 +39,6 @@ def cluster(tmp_path: Path) -> Iterator[list[Machine]]:
 
 def learners(machine: Machine) -> list[int]:
     return machine.processes("-m learner")
-
-
-def refused(machine: Machine, command: str) -> str:
-    done = subprocess.run(
-        machine.words(command), env=machine.environment, capture_output=True, text=True, timeout=180
-    )  # fmt: skip
-    assert done.returncode == 2, done.stdout + done.stderr
-    return done.stderr
 
 
 def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp_path: Path) -> None:
@@ -105,22 +97,22 @@ def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp
     assert "sound" in first.run(STEPS[6][2]).splitlines()[-1]
 
 
-def test_a_run_beside_another_waits_for_its_end(tmp_path: Path) -> None:
-    with cluster_of(1, tmp_path) as (machine,):
-        share_token(machine, [])
-        start_ray(machine, STEPS[3][0], cpus=4)
-        one, two = ClusterRun(machine, tmp_path, "runs/one"), ClusterRun(machine, tmp_path, "runs/two")
-        one.up(UP.replace(RUN, one.path) + SMALL_JOB + ENDLESS)
-        one.until(lambda: one.steps() >= 100, "the first run to be up")
-        two.up(
-            UP.replace(RUN, two.path).replace("6390", "6490").replace("6391", "6491")
-            + SMALL_JOB
-            + " --num-env-steps 800"
-        )
-        two.until(lambda: two.says("waiting for room", 0), "the second run to wait")
-        one.goes_on(200)
-        machine.run(f"launcher down {one.path}")
-        assert one.process.wait(60) == 0
-        assert two.process.wait(300) == 0, two.text
-        for run in (one, two):
-            assert "sound" in machine.run(f"launcher doctor {run.path}").splitlines()[-1]
+def test_on_a_shared_disk_the_learner_moves_to_another_machine(tmp_path: Path) -> None:
+    with cluster_of(3, tmp_path, shared_disk=True) as (first, second, third):
+        share_token(first, [second, third])
+        start_ray(first, STEPS[3][0], cpus=1)
+        join(second)
+        run = ClusterRun(first, tmp_path)
+        run.up(UP + SMALL_JOB + ENDLESS)
+        run.until(lambda: bool(learners(second)), "the learner on the machine with room")
+        join(third)
+        run.until(lambda: any((first.disk / RUN / "checkpoints").glob("step-*")), "a checkpoint")
+        run.goes_on(200)
+        second.power_off()
+        run.until(lambda: bool(learners(third)), "the learner on the other machine")
+        log = first.disk / RUN / "logs" / "learner.log"
+        run.until(lambda: "resume proved" in log.read_text(), "the learner to go on from its checkpoint")
+        run.goes_on()
+        first.run(f"launcher down {RUN}")
+        assert run.process.wait(60) == 0
+        assert "sound" in first.run(STEPS[6][2]).splitlines()[-1]
