@@ -93,6 +93,7 @@ EXPERIMENTS = (
     without("offline-fraction", "--learner.offline-fraction", "none"),
     without("target-bounds", "--learner.min-target", "none", "--learner.max-target", "none"),
     without("half-of-the-updates", "--utd-ratio", "0.5"),
+    without("four-critics", "--learner.num-critics", "2"),
     without("advantage-of-each-critic", "--learner.advantage-critics", "min"),
     with_one("nothing"),
     with_one("z", "--learner.weighting", "state_normalised"),

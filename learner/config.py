@@ -178,6 +178,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 256,
         "offline_batch_size": 256,
         "policy_average_rate": 0.001,
+        "num_critics": 4,
         "critic_layer_norm": True,
         "target_initialisation": "copy",
         "n_step": 3,
@@ -197,7 +198,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
-terminal states. strong: our own, for the hand tasks: layer-normalised critics with bounded three-step targets,
+terminal states. strong: our own, for the hand tasks: four layer-normalised critics with bounded three-step targets,
 sharper weights from the advantage of each critic, half of each batch from the demonstrations, and the average of the
 policy in its place; after 5,000 updates offline. behaviour-cloning: every weight 1; the critics learn along and change
 nothing.
