@@ -1,0 +1,189 @@
+"""Stopped or killed in every phase, a learner goes on where it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from learner.checkpoint import CheckpointStore, Progress
+from learner.update import make_state
+from replay_service.config import ReplayConfig, RunConfig
+from replay_service.errors import CheckpointError
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+from replay_service.run_state import Phase, RunStateStore
+from replay_service.seeding import seed
+from replay_service.weights_channel import WeightsChannel
+from tests.learner.running.driving import (
+    CONFIG,
+    CPU,
+    DriveRun,
+    StartLearner,
+    WaitUntil,
+    count_reports,
+    evaluation_requests,
+    offline_data,
+    saved,
+    wait_for_phase,
+    weights_digest,
+)
+
+
+class TestStopAndResume:
+    def test_in_seeding(
+        self, state: RunStateStore, redis_client: RedisClient, keys: Keys, start_learner: StartLearner,
+        tmp_path: Path, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        start_learner().stop()
+        assert not (tmp_path / "checkpoints").exists()
+        assert state.read().grad_steps == 0
+        seed(redis_client, keys, offline_data())
+        state.set_phase(Phase.PRETRAINING)
+        start_learner()
+        wait_for_phase(state, Phase.ONLINE, wait_until)
+
+    @pytest.mark.parametrize("stop_at", [0, 1, 17])
+    def test_an_interrupted_offline_phase_ends_with_the_policy_of_an_uninterrupted_one(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, tmp_path: Path, wait_until: WaitUntil, stop_at: int,
+    ) -> None:  # fmt: skip
+        untouched_keys = Keys(f"{keys.run_id}-untouched")
+        untouched_run = replace(run_config, run_id=untouched_keys.run_id)
+        untouched = RunStateStore(redis_client, untouched_keys)
+        untouched.initialise(untouched_run)
+        seed(redis_client, untouched_keys, offline_data())
+        start_learner(run=untouched_run, checkpoint_dir=tmp_path / "untouched")
+        wait_for_phase(untouched, Phase.ONLINE, wait_until)
+
+        start_learner(stop_at_grad_step=stop_at).join()
+        if stop_at:
+            progress, _ = saved(run_config, tmp_path / "checkpoints")
+            assert (progress.phase, progress.offline_grad_steps) == (Phase.PRETRAINING, stop_at)
+            assert seeded_state.read().phase is Phase.PRETRAINING
+            assert seeded_state.read().policy_version == 0
+        start_learner()
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        policies = [WeightsChannel(redis_client, k).fetch() for k in (keys, untouched_keys)]
+        assert weights_digest(policies[0]) == weights_digest(policies[1])
+        assert [p.grad_steps for p in policies if p] == [run_config.num_offline_steps] * 2
+
+    def test_online(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, drive: DriveRun, tmp_path: Path, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        first = start_learner(stop_at_grad_step=run_config.num_offline_steps + 37)
+        driving = drive(run_config)
+        driving.until_stopped(first)
+        first.join()
+        progress, digest = saved(run_config, tmp_path / "checkpoints")
+        assert (progress.phase, progress.offline_grad_steps, progress.online_grad_steps) == (Phase.ONLINE, 30, 37)
+        stopped = seeded_state.read()
+        assert stopped.policy_version == progress.policy_version == 1 + 3
+
+        start_learner(stop_at_grad_step=67).join()  # restores, publishes, and stops
+        restored = WeightsChannel(redis_client, keys).fetch()
+        assert restored is not None
+        assert (restored.version, restored.grad_steps) == (stopped.policy_version + 1, 67)
+        assert weights_digest(restored) == digest
+        assert len(evaluation_requests(redis_client, keys)) == 2  # the untrained and the offline policy, once each
+        assert replace(seeded_state.read(), policy_version=4) == replace(stopped, leased_steps=0)
+
+        second = start_learner()
+        driving.until_finished(second)
+        second.stop()
+        final = seeded_state.read()
+        assert (final.grad_steps, final.online_grad_steps, final.env_steps) == (130, 100, 120)
+        assert saved(run_config, tmp_path / "checkpoints")[0].phase is Phase.FINISHED
+
+    def test_online_before_the_first_gradient_step(
+        self, seeded_state: RunStateStore, run_config: RunConfig, start_learner: StartLearner, drive: DriveRun,
+        wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        run = replace(run_config, num_offline_steps=0)
+        seeded_state.initialise(run)
+        first = start_learner(run=run)
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        first.stop()
+        final = drive(run).until_finished(start_learner(run=run))
+        assert final.grad_steps == final.online_grad_steps == 100
+
+    def test_finished(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, drive: DriveRun, tmp_path: Path, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        driving = drive(run_config)
+        learner = start_learner()
+        driving.until_finished(learner)
+        learner.stop()
+        before, digest = saved(run_config, tmp_path / "checkpoints")
+        finished = seeded_state.read()
+
+        reports = count_reports(redis_client, keys)
+        again = start_learner()
+        wait_until(lambda: count_reports(redis_client, keys) > reports, "the learner to be up again")
+        again.stop()
+        assert seeded_state.read() == finished
+        assert saved(run_config, tmp_path / "checkpoints") == (before, digest)
+
+        longer = replace(run_config, num_env_steps=150)
+        seeded_state.initialise(longer)
+        assert drive(longer).until(start_learner(run=longer), lambda s: s.grad_steps == 160).env_steps == 150
+        wait_for_phase(seeded_state, Phase.FINISHED, wait_until)
+
+    def test_a_crash_between_the_last_checkpoint_and_its_publication(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        learner = start_learner()
+        version = drive(run_config).until_finished(learner).policy_version
+        learner.stop()
+        seeded_state.set_phase(Phase.ONLINE)  # as if the publication that enters `finished` had not happened
+        start_learner()
+        wait_for_phase(seeded_state, Phase.FINISHED, wait_until)
+        last = evaluation_requests(redis_client, keys)[-1]
+        assert (last.version, last.grad_steps) == (version + 1, 130)
+
+    def test_a_crash_between_the_first_checkpoint_and_its_publication(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, tmp_path: Path, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        state = make_state(CONFIG, run_config.spec, seed=5, device=CPU)
+        store = CheckpointStore(tmp_path / "checkpoints", spec=run_config.spec, config=CONFIG)
+        store.save(state, Progress(phase=Phase.ONLINE, offline_grad_steps=30))
+        start_learner()
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        assert [(r.version, r.grad_steps) for r in evaluation_requests(redis_client, keys)] == [(1, 30)]
+
+    def test_published_versions_without_checkpoints_are_refused(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, tmp_path: Path, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        first = start_learner()
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        first.stop()
+        before = redis_client.get(keys.weights)
+        with pytest.raises(CheckpointError, match=r"has published policy version 1, but its checkpoints are gone"):
+            start_learner(checkpoint_dir=tmp_path / "elsewhere").join()
+        assert redis_client.get(keys.weights) == before
+
+    def test_a_resumed_learner_samples_what_the_stream_retains(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        run = replace(run_config, replay=ReplayConfig(capacity=50, evict_seed=False))
+        seeded_state.initialise(run)
+        learner = start_learner(run=run)
+        drive(run).until_finished(learner)
+        learner.stop()
+        reports = count_reports(redis_client, keys)
+        again = start_learner(run=run)
+        wait_until(lambda: count_reports(redis_client, keys) > reports, "the learner to be up again")
+        again.stop()
+        old, new = learner.learner._mirror, again.learner._mirror
+        assert new.check_valid() is None
+        assert (new.seed_size, new.online_size) == (60, seeded_state.read().retained_steps) == (60, 50)
+        batches = [m.sample(500, torch.Generator().manual_seed(1), offline_fraction=None) for m in (old, new)]
+        assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
