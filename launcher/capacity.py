@@ -67,7 +67,8 @@ def refusal(programs: Sequence[RoleProgram], nodes: Sequence[Node]) -> str | Non
     if gone:
         return (
             f"the checkpoints of this run are on {gone[0].node}, which is no node of the cluster now: start Ray there, "
-            "wait for it with --launcher.wait-for-nodes, or copy its run directory's checkpoints/ into this one"
+            "wait for it with --launcher.wait-for-nodes, or copy its run directory's checkpoints/ into this one and go "
+            "on here"
         )
     asked = _amount(sum(p.num_cpus for p in programs), sum(p.num_gpus for p in programs))
     there = ", ".join(f"{node.address} {_amount(node.num_cpus, node.num_gpus)}" for node in nodes)

@@ -93,10 +93,11 @@ def up(
     if options.dry_run:
         print(resolved.to_toml(), end="")
         return 0
-    directory, resumes = run_directory.prepare(path, _behavior(options.restart_behavior))
+    prepared = run_directory.prepare(path, _behavior(options.restart_behavior))
+    directory = prepared.run
     console = Console()
     with directory.held():
-        if resumes:
+        if prepared.resumes:
             refuse_changes(_saved(directory.config), resolved)
         write_config(resolved, directory)
         latest = run_directory.remember_latest(directory.path)
@@ -105,17 +106,17 @@ def up(
 
             code = detach(directory)
             if code is not None:
-                if code == USER_ERROR_EXIT_CODE and not resumes:
-                    run_directory.forget_unstarted(directory, latest)
+                if code == USER_ERROR_EXIT_CODE and not prepared.resumes:
+                    run_directory.forget_unstarted(prepared, latest)
                 return code
             console = Console()
         _log_to(directory.logs / "launcher.log")
-        run = Run(resolved, directory, console)
+        run = Run(resolved, directory, console, begun=prepared.begun)
         try:
             status = run.execute()
         except UserError:
-            if not resumes and not options.detach:  # the process in the terminal does it, once it has read the output
-                run_directory.forget_unstarted(directory, latest)
+            if not prepared.resumes and not options.detach:  # else the one in the terminal does, once it has read why
+                run_directory.forget_unstarted(prepared, latest)
             raise
         except AwacError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import safetensors.numpy
 
+from launcher.learner_node import NotedNode
 from replay_service.config import RunConfig
 from replay_service.errors import WireError
 from replay_service.experience import ExperienceSpec
@@ -90,7 +91,9 @@ def recount(client: RedisClient, stream: str, spec: ExperienceSpec, *, before: i
     return found
 
 
-def examine(client: RedisClient, run: RunConfig, checkpoints: Path, *, elsewhere: str = "") -> list[Finding]:
+def examine(
+    client: RedisClient, run: RunConfig, checkpoints: Path, *, elsewhere: NotedNode | None = None
+) -> list[Finding]:
     """Look at everything that a run has in Redis, and at its newest checkpoint.
 
     Args:
@@ -216,10 +219,10 @@ def _weights(client: RedisClient, keys: Keys, state: RunState) -> Finding:
     return Finding(version >= state.policy_version, f"weights: version {version}, announced {state.policy_version}")
 
 
-def checkpoint_finding(folder: Path, state: RunState, elsewhere: str = "") -> Finding:
+def checkpoint_finding(folder: Path, state: RunState, elsewhere: NotedNode | None = None) -> Finding:
     """Whether the newest checkpoint has the hashes of its manifest, or is rightly absent."""
     if elsewhere:
-        return Finding(True, f"checkpoint: not looked at, the learner keeps them on {elsewhere}")
+        return Finding(True, f"checkpoint: not looked at, the learner keeps them on {elsewhere.address}")
     newest = max(folder.glob("step-*"), default=None)
     if newest is None:
         return Finding(state.policy_version == 0, "checkpoint: none yet")

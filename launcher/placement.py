@@ -28,8 +28,8 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from launcher.capacity import Node, unplaceable
-from launcher.learner_node import LearnerNode
+from launcher.capacity import Node
+from launcher.learner_node import LearnerNode, NotedNode, checkpoints_in
 from launcher.program import RoleProgram
 from launcher.run_directory import RunDirectory
 from launcher.supervisor import LOST_EXIT_CODE, PlacementFailed
@@ -43,6 +43,7 @@ _LOG_TAIL_BYTES = 64 * 1024
 _PIN = 0.001
 """Share of a node's own resource that keeps a program on that node."""
 _LOOK_S = 0.05
+_LOOK_EVERY_S = 1.0
 _BESIDE_S = 3.0
 """How long Ray may take to find room for the learner beside the replay service before it may go elsewhere."""
 
@@ -82,6 +83,8 @@ class Started:
     pid: int
     node: str
     shares_directory: bool
+    has_checkpoints: bool
+    """Whether the run directory there has checkpoints of a learner."""
 
 
 def _own_address() -> str:
@@ -96,6 +99,7 @@ class RoleHost:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_path = Path()
+        self._log_start = 0
 
     def start(self, arguments: tuple[str, ...], environment: dict[str, str], log_path: str, files: RunFiles) -> Started:
         """Start the process; its output is appended to the log file of this node."""
@@ -106,7 +110,9 @@ class RoleHost:
         # Ray limits its workers to one OpenMP thread; a learner on the CPU needs all.
         inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         own = {PARENT_VARIABLE: str(os.getpid()), NODE_ADDRESS_VARIABLE: address}
+        has_checkpoints = bool(checkpoints_in(RunDirectory(Path(files.path)).checkpoints))
         with self._log_path.open("ab") as log:
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
                 env={**inherited, **environment, **own},
@@ -115,16 +121,16 @@ class RoleHost:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Started(self._process.pid, address, shares)
+        return Started(self._process.pid, address, shares, has_checkpoints)
 
     def poll(self) -> int | None:
         """Exit code of the process, or None while it runs."""
         return self._process.poll() if self._process is not None else None
 
     def log_tail(self) -> bytes:
-        """The end of the process's log."""
+        """The end of what this process has logged; the file may hold the logs of those before it."""
         with self._log_path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
             return log.read()
 
     def stop(self, grace_s: float) -> int | None:
@@ -176,6 +182,9 @@ class RolePlacement:
         """Placement groups of one bundle: what a program left stays free for the one that comes in its place."""
         self._learner_node = learner_node
         self._learner_pin = ""
+        self._room_seen: Any = None
+        """The learner's placement group once Ray has found room for it."""
+        self._room_asked = 0.0
         self._stay_home = False
         self._host_class: Any = ray.remote(RoleHost)
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -232,25 +241,25 @@ class RolePlacement:
             f"{text}; the learner's checkpoints are on {self._learner_pin}, so it starts there alone" if tied else text
         )
 
-    def reserve(self, programs: Sequence[RoleProgram], *, stay_home: bool) -> None:
+    def reserve(self, programs: Sequence[RoleProgram], *, stay_home: bool, beside: bool) -> None:
         """Ask for room for the replay service, here, and for the learner, beside it when that is possible.
 
         Args:
             programs: of the run.
             stay_home: keep all programs on this node, because Redis listens on its loopback interface alone.
+            beside: whether there is room for all programs with the learner on this node.
         """
         self._stay_home = stay_home
         (replay,) = (p for p in programs if p.role is Role.REPLAY)
         (learner,) = (p for p in programs if p.role is Role.LEARNER)
         self._rooms[Role.REPLAY] = self._room(replay, self.home)
         self._learner_pin = self.home if stay_home else learner.node
-        here = [node for node in self.nodes() if node.address == self.home]
-        if not self._learner_pin and not unplaceable([replay, learner], here):
-            beside = self._room(learner, self.home)
-            if beside.wait(_BESIDE_S):
-                self._rooms[Role.LEARNER] = beside
+        if beside and not self._learner_pin:
+            room = self._room(learner, self.home)
+            if room.wait(_BESIDE_S):
+                self._rooms[Role.LEARNER] = room
                 return
-            remove_placement_group(beside)
+            remove_placement_group(room)
         self._rooms[Role.LEARNER] = self._room(learner, self._learner_pin)
 
     @staticmethod
@@ -261,10 +270,10 @@ class RolePlacement:
     def _follow_checkpoints(self, learner: RoleProgram) -> None:
         """Tie a learner that is started again to the node where its checkpoints are."""
         noted = self._learner_node.read()
-        if noted and noted != self._learner_pin and Role.LEARNER in self._rooms:
+        if noted and noted.address != self._learner_pin and Role.LEARNER in self._rooms:
             remove_placement_group(self._rooms[Role.LEARNER])
-            self._rooms[Role.LEARNER] = self._room(learner, noted)
-            self._learner_pin = noted
+            self._rooms[Role.LEARNER] = self._room(learner, noted.address)
+            self._learner_pin = noted.address
 
     def start(self, program: RoleProgram, environment: dict[str, str]) -> int | None:
         """Ask Ray for a place for a program, where it starts at once.
@@ -300,8 +309,15 @@ class RolePlacement:
             hosted.host = hosted.start = None
 
     def _learner_has_room(self) -> bool:
-        room = self._rooms.get(Role.LEARNER)
-        return room is None or bool(room.wait(_LOOK_S))
+        room, now = self._rooms.get(Role.LEARNER), time.monotonic()
+        if room is None or room is self._room_seen:
+            return True
+        # Ray is asked once a second, whatever the number of programs that want to know.
+        if now - self._room_asked >= _LOOK_EVERY_S:
+            self._room_asked = now
+            if room.wait(_LOOK_S):
+                self._room_seen = room
+        return room is self._room_seen
 
     def _wishes(self, program: RoleProgram) -> dict[str, Any]:
         wishes: dict[str, Any] = {"num_cpus": program.num_cpus, "num_gpus": program.num_gpus, "max_restarts": 0}
@@ -317,6 +333,7 @@ class RolePlacement:
 
         Raises:
             PlacementFailed: its node or Ray failed meanwhile.
+            ConfigError: it is the learner, on a node without the checkpoints that are here.
         """
         hosted = self._hosted[name]
         if hosted.host is None:
@@ -333,8 +350,20 @@ class RolePlacement:
                 self.discard(name)
                 raise PlacementFailed(f"Ray could not start {name}: {error}") from error
             if hosted.program.role is Role.LEARNER:
-                self._learner_node.note(hosted.started.node, shares_directory=hosted.started.shares_directory)
+                self._note_learner(hosted.program, hosted.started)
         return hosted.started.pid
+
+    def _note_learner(self, learner: RoleProgram, started: Started) -> None:
+        if started.shares_directory:
+            self._learner_node.forget()
+        elif started.has_checkpoints or not self._learner_node.has_checkpoints_here:
+            self._learner_node.note(NotedNode(started.node, learner.num_gpus))
+        else:
+            raise ConfigError(
+                f"the learner was placed on {started.node}, where this run has no checkpoints: they are on "
+                f"{self.home}, in {self._files.path}/checkpoints. Copy them to the same path there, or go on here, "
+                "with --device cpu if this machine has no GPU"
+            )
 
     def poll(self, name: str) -> int | None:
         """Exit code of a program, None while it runs or its node is silent for a while, -1 when its host is gone."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -26,6 +27,7 @@ from replay_service.errors import RunDirectoryError
 RestartBehavior = Literal["resume", "restart", "overwrite"]
 
 RUNS_DIR = Path("runs")
+_log = logging.getLogger(__name__)
 _LATEST = "latest"
 
 
@@ -82,7 +84,7 @@ class RunDirectory:
 
     @property
     def is_part(self) -> bool:
-        """Whether this is what a node without the launcher and without the learner keeps of a run."""
+        """Whether this is what another node than the launcher's keeps of a run."""
         return not any(path.exists() for path in (self.lock, self.summary, self.connection.parent))
 
     def holder(self) -> dict[str, object] | None:
@@ -156,21 +158,33 @@ def remember_latest(path: Path) -> Path | None:
     return before
 
 
-def forget_unstarted(run: RunDirectory, latest: Path | None) -> None:
-    """Remove the directory of a run that was refused before anything of it ran, so that the next try may have its name.
+def forget_unstarted(prepared: Prepared, latest: Path | None) -> None:
+    """Undo the start of a run that was refused before anything of it ran, so that the next try may have its name.
+
+    The run that it was to replace gets its place again.
 
     Args:
-        run: which may have run after all: then nothing is done.
+        prepared: the directory; of a run that has data after all, nothing is undone.
         latest: the run that `runs/latest` shall name again.
     """
+    run = prepared.run
     if run.connection.parent.exists():
         return
-    shutil.rmtree(run.path)
+    try:
+        for path in (run.config, run.lock, run.path / "learner-node"):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(run.logs, ignore_errors=True)
+        if prepared.made:
+            run.path.rmdir()  # what somebody else put there meanwhile stays
+        if prepared.aside is not None:
+            prepared.aside.rename(run.path)
+    except OSError as error:
+        _log.warning("cannot clear %s: %s", run.path, error.strerror)
     link = RUNS_DIR / _LATEST
     if link.is_symlink() and not link.exists():
         link.unlink()
-        if latest is not None and latest.exists():
-            remember_latest(latest)
+    if latest is not None and latest.exists():
+        remember_latest(latest)
 
 
 def find_run(path: Path | None, *, also_part: bool = False) -> RunDirectory:
@@ -194,23 +208,46 @@ def find_run(path: Path | None, *, also_part: bool = False) -> RunDirectory:
     return run
 
 
-def prepare(path: Path, behavior: RestartBehavior | None) -> tuple[RunDirectory, bool]:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A directory that is ready for a run."""
+
+    run: RunDirectory
+    resumes: bool
+    """Whether the run in it is gone on with."""
+    made: bool = False
+    """Whether the folder was not there before."""
+    aside: Path | None = None
+    """Where the run lies now that was in its place."""
+    deletes: bool = False
+    """Whether that one is to be deleted, once the new run has begun."""
+
+    def begun(self) -> None:
+        """The new run has begun: the one that it overwrites is not needed any more."""
+        if self.deletes and self.aside is not None:
+            shutil.rmtree(self.aside, ignore_errors=True)
+
+
+def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
     """Make the directory ready for a run.
 
     Args:
         path: the run directory.
-        behavior: resume goes on with the run in it; restart moves that run aside and begins anew; overwrite deletes
-            it first; None insists on a directory without a run.
-
-    Returns:
-        The directory, and whether a run in it is to be resumed.
+        behavior: resume goes on with the run in it; restart moves that run aside and begins anew; overwrite does the
+            same, and deletes it once the new one has begun; None insists on a directory without a run.
 
     Raises:
         RunDirectoryError: the directory does not fit the behaviour, is in use, or cannot be written.
     """
     run = RunDirectory(path)
+    aside = None
     try:
         if run.holds_run:
+            if run.is_part:
+                raise RunDirectoryError(
+                    f"{path} is this machine's part of a run that another machine's launcher runs: give the command "
+                    "there, or choose another --run-dir"
+                )
             if behavior is None:
                 raise RunDirectoryError(
                     f"{path} holds a run already: add --restart-behavior resume (go on), restart (keep it aside and "
@@ -219,20 +256,19 @@ def prepare(path: Path, behavior: RestartBehavior | None) -> tuple[RunDirectory,
             with run.held():
                 pass  # refuses here when another launcher holds it
             if behavior == "resume":
-                return run, True
-            if behavior == "restart":
-                path.rename(_free_name(path))
-            else:
-                shutil.rmtree(path)
+                return Prepared(run, resumes=True)
+            aside = _free_name(path)
+            path.rename(aside)
         elif behavior == "resume":
             raise RunDirectoryError(f"{path} holds no run to resume")
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunDirectoryError(f"{path} exists and holds something else than a run: choose another --run-dir")
+        made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         run.logs.mkdir(exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}") from error
-    return run, False
+    return Prepared(run, resumes=False, made=made, aside=aside, deletes=behavior == "overwrite")
 
 
 def _free_name(path: Path) -> Path:

@@ -52,7 +52,7 @@ class ActorScaling:
         directory: of the run.
         programs: that were started.
         supervisor: which watches them.
-        pool_size: most actors of a pool.
+        pool_size: number of actors -> most actors of a pool that begins now.
         reserve: whether a pool reserves CPUs; on a private Ray of one machine only the first ones do.
         changed: called with the configuration of the new number, to be kept.
     """
@@ -64,7 +64,7 @@ class ActorScaling:
         programs: Sequence[RoleProgram],
         supervisor: Supervisor,
         *,
-        pool_size: int,
+        pool_size: Callable[[int], int],
         reserve: bool,
         changed: Callable[[ExperimentConfig], None],
     ) -> None:
@@ -83,7 +83,7 @@ class ActorScaling:
 
     def scale(self, wanted: int) -> None:
         """End and begin pools. Actors that leave send what they have and give their leases back."""
-        change = plan_change(self._pools, wanted, pool_size=self._pool_size)
+        change = plan_change(self._pools, wanted, pool_size=self._pool_size(wanted))
         _log.info("from %d to %d actors: ends %s, begins %s", self.actors, wanted, change.stop, change.start)
         self._config = replace(self._config, run=replace(self._config.run, actors=wanted))
         # First what survives a crash of this process: a resume then goes on with the new number.

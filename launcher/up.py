@@ -6,17 +6,17 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from launcher.capacity import Node, pool_size, refusal, unplaceable
+from launcher.capacity import Node, pool_size
 from launcher.dashboard import evaluation_table
 from launcher.display import Display
 from launcher.experiment import ExperimentConfig
 from launcher.interrupts import Interrupts
 from launcher.learner_node import LearnerNode
+from launcher.plan import make_plan
 from launcher.program import RoleProgram, make_program
 from launcher.ray_environment import set_ray_environment
 from launcher.room_notice import RoomNotice
@@ -26,7 +26,7 @@ from launcher.snapshot import Snapshot, SnapshotReader
 from launcher.supervisor import RunFailed, Supervisor
 from launcher.wording import duration
 from replay_service import wandb_run
-from replay_service.access import Role, role_endpoint
+from replay_service.access import role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import (
     FAREWELL_ERRORS,
@@ -37,7 +37,6 @@ from replay_service.connection import (
     connect,
     password_from_environment,
 )
-from replay_service.errors import ConfigError
 from replay_service.keys import Keys
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.service import load_seed_data, resolve_sources
@@ -102,10 +101,24 @@ def _password() -> str:
 
 
 class Run:
-    """One `launcher up`, from start to end."""
+    """One `launcher up`, from start to end.
 
-    def __init__(self, config: ExperimentConfig, directory: RunDirectory, console: Console) -> None:
+    Args:
+        config: resolved.
+        directory: of the run, held by this process.
+        console: of the terminal.
+        begun: called once the replay service is up, behind which a run is no longer refused but ended.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        directory: RunDirectory,
+        console: Console,
+        begun: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
+        self._begun = begun
         self._directory = directory
         self._console = console
         self._interrupts = Interrupts()
@@ -154,13 +167,16 @@ class Run:
             in_order = True
             try:
                 nodes = placement.nodes()
-                programs = self._plan(nodes, placement.home)
-                placement.reserve(programs, stay_home=not self._crosses_nodes(nodes))
+                crosses = self._crosses_nodes(nodes)
+                listen = placement.home if crosses and not self._config.run.redis_url else ""
+                plan = make_plan(self._config, self._directory, nodes, placement.home, listen=listen)
+                programs = plan.programs
+                placement.reserve(programs, stay_home=not crosses, beside=plan.beside)
                 room = RoomNotice(lambda: supervisor.waiting, placement.free, display.say)
                 self._start(supervisor, programs, display, room)
                 self._scaling = ActorScaling(
                     self._config, self._directory, programs, supervisor,
-                    pool_size=max(len(program.actor_ids) for program in programs),
+                    pool_size=lambda actors: pool_size(actors, self._config.launcher, placement.nodes()),
                     reserve=bool(self._config.launcher.ray_address),
                     changed=self._adopt,
                 )  # fmt: skip
@@ -179,36 +195,6 @@ class Run:
     def _crosses_nodes(self, nodes: list[Node]) -> bool:
         """Whether roles may run on other nodes than this one, now or later."""
         return len(nodes) > 1 or self._config.launcher.wait_for_nodes or bool(self._config.run.redis_url)
-
-    def _plan(self, nodes: list[Node], home: str) -> list[RoleProgram]:
-        """The programs of the run, cut for these nodes.
-
-        Raises:
-            ConfigError: the nodes cannot hold them, and nobody said to wait for more.
-        """
-        settings, run = self._config.launcher, self._config.run
-        programs = make_program(
-            self._config,
-            self._directory,
-            gpu=settings.device != "cpu" and any(node.num_gpus >= settings.learner_gpus > 0 for node in nodes),
-            pool_size=pool_size(run.actors, settings, nodes),
-            listen=home if self._crosses_nodes(nodes) and not run.redis_url else "",
-        )
-        programs = self._tied(programs, nodes, home)
-        problem = None if settings.wait_for_nodes else refusal(programs, nodes)
-        if problem is not None:
-            raise ConfigError(problem)
-        return programs
-
-    def _tied(self, programs: list[RoleProgram], nodes: list[Node], home: str) -> list[RoleProgram]:
-        """The programs, with the nodes of those that can run on one alone."""
-        noted = LearnerNode(self._directory)
-        here = [node for node in nodes if node.address == home]
-        core = [program for program in programs if not program.needs_redis or program.role is Role.LEARNER]
-        # Checkpoints that this machine can read may be on a shared disk: they hold a learner back only if it fits here.
-        stays = noted.has_checkpoints_here and not unplaceable(core, here)
-        nodes_of = {Role.REPLAY: home, Role.LEARNER: noted.read() or (home if stays else "")}
-        return [replace(program, node=nodes_of.get(program.role, "")) for program in programs]
 
     def summary_lines(self, status: str) -> None:
         """Print what was learned and where the run lies."""
@@ -258,6 +244,7 @@ class Run:
             if self._interrupts.count:
                 return
             time.sleep(0.05)
+        self._begun()
         self._endpoint = RedisEndpoint.load(self._directory.connection)
         client, keys = connect(self._endpoint, reply_timeout_s=5.0), Keys(self._config.run.run_id)
         self._reader = SnapshotReader(client, keys)

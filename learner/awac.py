@@ -113,13 +113,13 @@ def advantage_weights(
     In a softmax over the batch one sample's weight depends on the others'; in the paper's equation it does not.
 
     Args:
-        advantages: (B,), min_i Q_i(s, a) - V(s), in units of return.
+        advantages: (B,), A(s, a) by the smallest or the mean critic, in units of return.
         temperature: lambda, in units of return, > 0.
         weighting: which of the four.
         advantage_clip: upper bound of the advantage, in units of return, or None.
         max_weight: upper bound of an exponential or state-normalised weight, or None.
         normalise: whether exponential or state-normalised weights are scaled to mean 1.
-        policy_advantages: (K, B), min_i Q_i(s, a_k) - V(s) of K actions of the policy; for state_normalised alone.
+        policy_advantages: (K, B), the same A(s, a_k) of K actions of the policy; for state_normalised alone.
 
     Returns:
         (B,), non-negative, no gradient.

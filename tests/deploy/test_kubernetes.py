@@ -20,6 +20,9 @@ import pytest
 import yaml
 
 from launcher import cli
+from launcher.capacity import Node
+from launcher.plan import make_plan
+from launcher.run_directory import RunDirectory
 from replay_service.access import Role
 from replay_service.connection import RedisEndpoint, check
 from replay_service.credentials import write_credentials
@@ -100,6 +103,20 @@ def workload(documents: list[Document], role: str) -> Document:
 def ray_cluster(document: Document) -> Document:
     spec: Document = document["spec"]
     return spec if document["kind"] == "RayCluster" else spec["rayClusterSpec"]
+
+
+def node_of(group: Document, address: str) -> Node:
+    """What Ray makes of a pod: its limits, unless a start parameter says otherwise."""
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    cpus = group["rayStartParams"].get("num-cpus", limits["cpu"])
+    return Node(address, float(cpus), float(limits.get("nvidia.com/gpu", 0)))
+
+
+def started_commands() -> list[list[str]]:
+    """The `launcher` commands of the script that a Ray cluster is given, without the program's name."""
+    text = (FOLDER / "kuberay" / "common" / "start.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line.strip()) for line in text.splitlines() if "exec launcher" in line]
+    return [words[2:] for words in lines]
 
 
 def pod_templates(documents: list[Document]) -> list[Document]:
@@ -376,13 +393,22 @@ class TestKubeRay:
         assert {"StatefulSet", "RayJob"} <= kinds
 
     def test_what_it_starts_is_a_valid_command(self) -> None:
-        script = FOLDER / "kuberay" / "common" / "start.sh"
-        text = script.read_text(encoding="utf-8").replace("\\\n", " ")
-        lines = [shlex.split(line.strip()) for line in text.splitlines() if "exec launcher" in line]
+        lines = started_commands()
         assert len(lines) == 2
-        for _exec, _launcher, *words in lines:
+        for words in lines:
             cli.app.parse_args(words, exit_on_error=False, print_error=False)
         assert "pen-0" in lines[1]  # the run whose users base/secrets has
+
+    @pytest.mark.parametrize("name", WITH_RAY)
+    def test_the_run_has_room_on_its_nodes(self, build: Build, name: str, tmp_path: Path) -> None:
+        (document,) = [d for d in build(name) if d["kind"] in ("RayCluster", "RayJob")]
+        cluster = ray_cluster(document)
+        groups = [{**cluster["headGroupSpec"], "replicas": 1}, *cluster["workerGroupSpecs"]]
+        nodes = [node_of(group, f"{index}-{n}") for index, group in enumerate(groups) for n in range(group["replicas"])]
+        _up, bound, _ignored = cli.app.parse_args(started_commands()[1], exit_on_error=False, print_error=False)
+        plan = make_plan(bound.args[0], RunDirectory(tmp_path), nodes, nodes[0].address, listen="")
+        (learner,) = (program for program in plan.programs if program.role is Role.LEARNER)
+        assert bool(learner.num_gpus) == name.endswith("gpu")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.doctor import Finding, checkpoint_finding, examine
+from launcher.learner_node import NotedNode
 from replay_service.config import RunConfig
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
@@ -121,7 +122,7 @@ def test_checkpoints_that_another_node_keeps_are_not_missed_here(
 ) -> None:
     shutil.rmtree(sound_run)
     assert bad(examine(redis_client, run_config, sound_run)) == ["checkpoint: none yet"]
-    findings = examine(redis_client, run_config, sound_run, elsewhere="10.0.0.2")
+    findings = examine(redis_client, run_config, sound_run, elsewhere=NotedNode("10.0.0.2", 0.0))
     assert bad(findings) == []
     assert "checkpoint: not looked at, the learner keeps them on 10.0.0.2" in [finding.text for finding in findings]
 

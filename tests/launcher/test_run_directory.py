@@ -14,14 +14,15 @@ from replay_service.errors import RunDirectoryError
 
 
 def make_run(path: Path) -> RunDirectory:
-    run, _resumes = prepare(path, None)
+    run = prepare(path, None).run
     run.config.write_text("env = 'pen'\n")
     run.lock.touch()
     return run
 
 
 def test_a_new_directory_is_made_with_a_folder_for_logs(tmp_path: Path) -> None:
-    run, resumes = prepare(tmp_path / "a" / "b", None)
+    prepared = prepare(tmp_path / "a" / "b", None)
+    run, resumes = prepared.run, prepared.resumes
     assert run.logs.is_dir()
     assert not resumes
 
@@ -34,7 +35,8 @@ def test_a_directory_with_a_run_is_refused_and_the_ways_out_are_named(tmp_path: 
 
 def test_resume_keeps_what_is_there(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    run, resumes = prepare(tmp_path / "run", "resume")
+    prepared = prepare(tmp_path / "run", "resume")
+    run, resumes = prepared.run, prepared.resumes
     assert resumes
     assert run.holds_run
 
@@ -46,7 +48,8 @@ def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_restart_keeps_the_old_run_aside(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    run, resumes = prepare(tmp_path / "run", "restart")
+    prepared = prepare(tmp_path / "run", "restart")
+    run, resumes = prepared.run, prepared.resumes
     assert not resumes
     assert not run.holds_run
     assert RunDirectory(tmp_path / "run.1").holds_run
@@ -62,11 +65,28 @@ def test_a_second_restart_finds_another_name(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path / "run.2").holds_run
 
 
-def test_overwrite_deletes_the_old_run(tmp_path: Path) -> None:
+def test_overwrite_deletes_the_old_run_once_the_new_one_has_begun(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run.path / "evaluations.csv").write_text("x")
-    prepare(tmp_path / "run", "overwrite")
+    prepared = prepare(tmp_path / "run", "overwrite")
     assert sorted(path.name for path in run.path.iterdir()) == ["logs"]
+    assert (tmp_path / "run.1" / "evaluations.csv").exists()
+    prepared.begun()
+    assert not (tmp_path / "run.1").exists()
+
+
+@pytest.mark.parametrize("behavior", ["restart", "overwrite"])
+def test_a_run_whose_successor_is_refused_has_its_place_again(
+    tmp_path: Path, behavior: run_directory.RestartBehavior
+) -> None:
+    run = make_run(tmp_path / "run")
+    (run.path / "evaluations.csv").write_text("x")
+    prepared = prepare(run.path, behavior)
+    prepared.run.config.write_text("env = 'door'\n")
+    run_directory.forget_unstarted(prepared, None)
+    assert run.config.read_text() == "env = 'pen'\n"
+    assert (run.path / "evaluations.csv").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("behavior", [None, "restart", "overwrite"])
@@ -142,15 +162,38 @@ def test_a_run_that_was_refused_leaves_no_directory_and_the_latest_run_where_it_
     monkeypatch.chdir(tmp_path)
     earlier = make_run(Path("runs/earlier"))
     run_directory.remember_latest(earlier.path)
-    refused = make_run(Path("runs/refused"))
-    before = run_directory.remember_latest(refused.path)
+    refused = prepare(Path("runs/refused"), None)
+    refused.run.config.write_text("")
+    before = run_directory.remember_latest(refused.run.path)
     run_directory.forget_unstarted(refused, before)
-    assert not refused.path.exists()
+    assert not refused.run.path.exists()
     assert run_directory.find_run(None).path == earlier.path.resolve()
 
 
+def test_a_folder_that_a_user_made_and_what_else_is_in_it_stay(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    prepared = prepare(tmp_path / "mine", None)
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    run_directory.forget_unstarted(prepared, None)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 def test_a_run_that_has_data_is_never_forgotten(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    run.connection.parent.mkdir()
-    run_directory.forget_unstarted(run, None)
-    assert run.holds_run
+    prepared = prepare(tmp_path / "run", None)
+    prepared.run.config.write_text("env = 'pen'\n")
+    prepared.run.connection.parent.mkdir()
+    run_directory.forget_unstarted(prepared, None)
+    assert prepared.run.holds_run
+
+
+@pytest.mark.parametrize("behavior", [None, "resume", "restart", "overwrite"])
+def test_a_nodes_part_of_a_run_is_never_taken_for_a_run(
+    tmp_path: Path, behavior: run_directory.RestartBehavior | None
+) -> None:
+    part = RunDirectory(tmp_path / "run")
+    part.checkpoints.mkdir(parents=True)
+    part.config.write_text("")
+    with pytest.raises(RunDirectoryError, match="this machine's part of a run"):
+        prepare(part.path, behavior)
+    assert part.checkpoints.is_dir()
+    assert not part.lock.exists()

@@ -155,6 +155,12 @@ def test_more_target_critics_than_critics_are_refused() -> None:
         LearnerConfig(num_target_critics=3)
 
 
+def test_bounds_of_the_target_that_leave_nothing_between_are_refused() -> None:
+    assert LearnerConfig(min_target=-100.0, max_target=0.0).min_target == -100.0
+    with pytest.raises(ConfigError, match=r"learner\.min_target: expected below -5, got 0"):
+        LearnerConfig(min_target=0.0, max_target=-5.0)
+
+
 def test_bounds_themselves_are_allowed() -> None:
     LearnerConfig(discount=1.0, target_update_rate=0.0, policy_weight_decay=0.0, offline_fraction=0.0)
     LearnerConfig(discount=0.0, target_update_rate=1.0, offline_fraction=1.0, policy_hidden_sizes=(), n_step=1)

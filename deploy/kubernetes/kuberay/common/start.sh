@@ -6,5 +6,5 @@ run=/var/lib/awac/run/pen-0
 if test -e "$run/config.toml"; then
   exec launcher up --ray-address auto --run-dir "$run" --restart-behavior resume
 fi
-exec launcher up --ray-address auto --run-dir "$run" --run-id pen-0 --env pen --actors 32 --launcher.actors-per-host 4 \
+exec launcher up --ray-address auto --run-dir "$run" --run-id pen-0 --env pen --actors 32 --launcher.actors-per-pool 4 \
   --num-env-steps 200000
