@@ -146,7 +146,7 @@ class LearnerConfig:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"learner.{name}: expected a finite number, got {value:g}")
-        if None not in (self.min_target, self.max_target) and self.min_target >= self.max_target:  # type: ignore[operator]
+        if self.min_target is not None and self.max_target is not None and self.min_target >= self.max_target:
             raise ConfigError(f"learner.min_target: expected below {self.max_target:g}, got {self.min_target:g}")
         if self.min_log_std >= self.max_log_std:
             raise ConfigError(f"learner.min_log_std: expected below {self.max_log_std:g}, got {self.min_log_std:g}")
