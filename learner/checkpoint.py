@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from learner.config import LearnerConfig
-from learner.fused_adam import moments
 from learner.update import LearnerState
 from replay_service.errors import CheckpointError
 from replay_service.experience import ExperienceSpec
@@ -264,7 +263,7 @@ def _prove(
 def _tensors(state: LearnerState) -> dict[str, Tensor]:
     """Every tensor of the state under a stable name; the tensors themselves, not copies.
 
-    Optimizers hold none before their first step: they are given the zeros that it would begin with.
+    Before their first step, those of the optimizers are the zeros that it begins with.
     """
     named: dict[str, Tensor] = {"generator": state.generator.get_state()}
     modules = {
@@ -282,7 +281,7 @@ def _tensors(state: LearnerState) -> dict[str, Tensor]:
         ("critic_optimizer", state.critic_optimizer, state.critics),
     ):
         for name, parameter in module.named_parameters():
-            slots = moments(optimizer, parameter)
+            slots = optimizer.moments(parameter)
             named |= {f"{part}.{name}.{slot}": tensor for slot, tensor in slots.items()}
     return named
 

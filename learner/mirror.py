@@ -100,7 +100,7 @@ class ReplayMirror:
         self._evict_seed = evict_seed
         self._device = device
         self._columns = (observation_dim, action_dim, observation_dim, 1, 1)
-        self._transitions = torch.zeros(rows, sum(self._columns), device=device)
+        self._transitions = _zeros(rows, sum(self._columns), device)
         self._seed_filled = 0
         self._entries: deque[tuple[int, int]] = deque()  # (first step, steps) of those in the ring, oldest first
         self._online_steps = 0  # of all entries together
@@ -242,3 +242,10 @@ class ReplayMirror:
         parts[3][:, 0], parts[4][:, 0] = transitions.rewards, transitions.discounts
         if not on_cpu:
             target.copy_(torch.from_numpy(rows))
+
+
+def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:
+    # The room is for the whole run: on a CPU, memory is taken as rows are written, and not all at once at the start.
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros((rows, columns), dtype=np.float32))
+    return torch.zeros(rows, columns, device=device)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from learner import awac
+from learner.adam import Adam
 from learner.config import LearnerConfig
-from learner.fused_adam import FusedAdam
 from learner.lanes import Lanes
 from learner.mirror import TransitionBatch
 from learner.networks import CriticEnsemble, GaussianPolicy, StdBounds
@@ -57,8 +57,8 @@ class LearnerState:
     policy: GaussianPolicy
     critics: CriticEnsemble
     target_critics: CriticEnsemble
-    policy_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
+    policy_optimizer: Adam
+    critic_optimizer: Adam
     average_policy: GaussianPolicy | None
     """What is published instead of the policy, when `policy_average_rate` is below 1."""
     generator: torch.Generator
@@ -105,15 +105,17 @@ def make_state(config: LearnerConfig, spec: ExperienceSpec, *, seed: int, device
     if config.target_initialisation == "copy":
         target.load_state_dict(online.state_dict())
     target.requires_grad_(False)
-    policy_adam = torch.optim.Adam if config.policy_weight_decay_form == "l2" else torch.optim.AdamW
     return LearnerState(
         policy=policy,
         critics=online,
         target_critics=target,
-        policy_optimizer=policy_adam(
-            policy.parameters(), lr=config.policy_learning_rate, weight_decay=config.policy_weight_decay, fused=True
+        policy_optimizer=Adam(
+            policy.parameters(),
+            learning_rate=config.policy_learning_rate,
+            weight_decay=config.policy_weight_decay,
+            decoupled=config.policy_weight_decay_form == "decoupled",
         ),
-        critic_optimizer=torch.optim.Adam(online.parameters(), lr=config.critic_learning_rate, fused=True),
+        critic_optimizer=Adam(online.parameters(), learning_rate=config.critic_learning_rate),
         average_policy=average_policy,
         generator=torch.Generator(device=device).manual_seed(seed + 1),
     )
@@ -182,7 +184,6 @@ class Workspace:
         if config.weighting == "state_normalised":
             self.policy_advantages = like.new_empty(config.normaliser_samples, batch_size)
         self._state, self._config = state, config
-        self._policy_adam, self._critic_adam = FusedAdam(state.policy_optimizer), FusedAdam(state.critic_optimizer)
 
     def on_lanes(self, work: Callable[[int], None]) -> None:
         """Let every lane that has rows do something, given its number."""
@@ -196,7 +197,7 @@ class Workspace:
         first, *others = self.lanes
         for lane in others:
             torch._foreach_add_(list(first.critic_gradients.values()), list(lane.critic_gradients.values()))
-        self._critic_adam.step()
+        self._state.critic_optimizer.step()
 
     def step_policy(self) -> None:
         """Add up the lanes' gradients, step the policy, and let its average follow."""
@@ -205,7 +206,7 @@ class Workspace:
             torch._foreach_add_(list(first.policy_gradients.values()), list(lane.policy_gradients.values()))
             first.log_std_gradient.add_(lane.log_std_gradient)
         state.policy.write_log_std_gradient(first.log_std_gradient)
-        self._policy_adam.step()
+        state.policy_optimizer.step()
         if state.average_policy is not None:
             torch._foreach_lerp_(
                 list(state.average_policy.parameters()), list(state.policy.parameters()),

@@ -106,16 +106,3 @@ def test_the_same_number_of_lanes_gives_the_same_bits() -> None:
         results.append(parameters(state))
         state.lanes.close()
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
-
-
-def test_adam_over_kept_lists_is_torchs_own_bit_by_bit() -> None:
-    for form in ("l2", "decoupled"):
-        config = small_config(policy_weight_decay=0.1, policy_weight_decay_form=form)
-        state, other = fresh_state(config), fresh_state(config)
-        gradient_step(state, random_batch(0, dtype=torch.float32), config)
-        for mine, theirs in zip(state.policy.parameters(), other.policy.parameters(), strict=True):
-            assert mine.grad is not None
-            theirs.grad = mine.grad.clone()
-        other.policy_optimizer.step()
-        for (name, mine), theirs in zip(state.policy.named_parameters(), other.policy.parameters(), strict=True):
-            assert torch.equal(mine, theirs), name

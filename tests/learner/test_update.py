@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -364,14 +363,9 @@ class TestMakeState:
 
     def test_targets_and_generator_are_never_trained(self) -> None:
         state = fresh_state(small_config())
-        trained = {id(p) for o in (state.policy_optimizer, state.critic_optimizer) for p in optimised(o)}
+        trained = {id(p) for o in (state.policy_optimizer, state.critic_optimizer) for p in o.parameters}
         assert trained == {id(p) for m in (state.policy, state.critics) for p in m.parameters()}
         assert not any(p.requires_grad for p in state.target_critics.parameters())
-
-
-def optimised(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
 
 
 def test_the_published_policy_is_an_average_when_asked() -> None:
