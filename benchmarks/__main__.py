@@ -19,8 +19,8 @@ from rich.table import Table
 from benchmarks.record import committed_table, load, regressions, warn, write_table
 
 SCRIPTS = (
-    "learner_update", "replay_sampling", "replay_append", "replay_scaling", "actor_rate", "weights", "start_and_size",
-    "many_actors", "whole_run", "fleet_model",
+    "learner_update", "gpu_update", "replay_sampling", "replay_append", "replay_scaling", "actor_rate", "weights",
+    "start_and_size", "many_actors", "whole_run", "fleet_model",
 )  # fmt: skip
 
 

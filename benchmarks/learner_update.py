@@ -28,6 +28,7 @@ from replay_service.experience import ExperienceSpec
 
 SPEC = ExperienceSpec("relocate", 39, 30, 200)
 SIZES = {"batch 256, 2x256": (256, (256, 256)), "batch 1024, 4x256": (1024, (256, 256, 256, 256))}
+CPU = torch.device("cpu")
 TARGETED = "batch 1024, 4x256"
 LOWEST_SHARE = 0.85
 LOWEST_SPEEDUP = 1.8
@@ -35,10 +36,10 @@ _ROUNDS = 8
 _ROUND_S = 0.3
 
 
-def filled_mirror(transitions: int) -> ReplayMirror:
+def filled_mirror(transitions: int, device: torch.device = CPU) -> ReplayMirror:
     """Random transitions, in trajectories of 200."""
     mirror = ReplayMirror(observation_dim=39, action_dim=30, seed_steps=0, capacity=transitions, evict_seed=True,
-                          device=torch.device("cpu"))  # fmt: skip
+                          device=device)  # fmt: skip
     draw = np.random.default_rng(0)
     for index in range(transitions // 200):
         shapes = ((200, 39), (200, 30), (200,), (200,), (200, 39))
@@ -79,7 +80,7 @@ def products(batch: int, hidden: tuple[int, ...]) -> tuple[Callable[[], None], f
 def make_update(mirror: ReplayMirror, batch: int, hidden: tuple[int, ...], lanes: int) -> Callable[[], None]:
     """Sampling and one gradient step, as the learner does them."""
     config = LearnerConfig(batch_size=batch, policy_hidden_sizes=hidden, critic_hidden_sizes=hidden)
-    state = make_state(config, SPEC, seed=0, device=torch.device("cpu"))
+    state = make_state(config, SPEC, seed=0, device=CPU)
     state.lanes = Lanes(lanes)
 
     def update() -> None:

@@ -20,16 +20,17 @@ import torch
 
 from learner.__main__ import choose_device
 from learner.config import LearnerConfig
+from learner.gradient_steps import GradientSteps, capture_for
 from learner.matrix_products import prefer_onednn
 from learner.mirror import ReplayMirror, Transitions
 from learner.threads import use_threads
-from learner.update import gradient_step, make_state
+from learner.update import make_state
 from replay_service.config_file import load_role_config, load_run_config
 from replay_service.experience import ExperienceSpec
 from replay_service.process import configure_logging, run_role
 
 _TRANSITIONS = 20_000
-_FIRST_UPDATES = 3
+_FIRST_UPDATES = 5
 
 
 def measure(spec: ExperienceSpec, config: LearnerConfig, device: torch.device, seconds: float) -> tuple[float, float]:
@@ -53,9 +54,10 @@ def measure(spec: ExperienceSpec, config: LearnerConfig, device: torch.device, s
         first_step=0,
     )
 
+    steps = GradientSteps(state, mirror, config, capture=capture_for(device, config))
+
     def update() -> torch.Tensor:
-        batch = mirror.sample(config.batch_size, state.generator, offline_fraction=None)
-        return gradient_step(state, batch, config).critic_loss
+        return steps.take(config.batch_size, offline_fraction=None)[0]
 
     for _ in range(_FIRST_UPDATES):
         update().item()

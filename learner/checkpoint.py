@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from learner.config import LearnerConfig
-from learner.update import LearnerState
+from learner.update import LearnerState, named_tensors
 from replay_service.errors import CheckpointError
 from replay_service.experience import ExperienceSpec
 from replay_service.run_state import Phase
@@ -113,7 +113,7 @@ class CheckpointStore:
         Returns:
             The checkpoint's folder.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(state).items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors(state).items()}
         target = self._folder / f"{_PREFIX}{progress.grad_steps:012d}"
         partial = self._folder / f".{target.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -184,7 +184,7 @@ class CheckpointStore:
             changed = sorted(name for name in {*shape, *self._shape} if shape.get(name) != self._shape.get(name))
             details = "; ".join(f"{n}: checkpoint {shape.get(n)}, now {self._shape.get(n)}" for n in changed)
             raise CheckpointError(f"{folder} was made by another configuration ({details}): a run keeps its networks")
-        own = _tensors(state)
+        own = named_tensors(state)
         if set(stored) != set(own) or set(hashes) != set(stored):
             raise _Damaged(f"expected tensors {sorted(own)[:3]}..., got {sorted(stored)[:3]}...")
         for name, tensor in stored.items():
@@ -250,7 +250,7 @@ def _prove(
     Raises:
         _Damaged: a tensor is not what was saved.
     """
-    found = {key: _sha256(tensor.detach().cpu()) for key, tensor in _tensors(state).items()}
+    found = {key: _sha256(tensor.detach().cpu()) for key, tensor in named_tensors(state).items()}
     if not generator_goes_on:
         del found["generator"]  # another kind of device has generators of another form
     wrong = sorted(key for key, value in found.items() if value != hashes[key])
@@ -258,32 +258,6 @@ def _prove(
         raise _Damaged(f"{len(wrong)} tensors differ from the manifest after loading, {wrong[0]} among them")
     parts = Counter(key.partition(".")[0] for key in found)
     return RestoreProof(name, progress.grad_steps, dict(parts), generator_goes_on, progress.stream_position)
-
-
-def _tensors(state: LearnerState) -> dict[str, Tensor]:
-    """Every tensor of the state under a stable name; the tensors themselves, not copies.
-
-    Before their first step, those of the optimizers are the zeros that it begins with.
-    """
-    named: dict[str, Tensor] = {"generator": state.generator.get_state()}
-    modules = {
-        "policy": state.policy,
-        "average_policy": state.average_policy,
-        "critics": state.critics,
-        "targets": state.target_critics,
-    }
-    for part, module in modules.items():
-        if module is None:
-            continue
-        named |= {f"{part}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
-    for part, optimizer, module in (
-        ("policy_optimizer", state.policy_optimizer, state.policy),
-        ("critic_optimizer", state.critic_optimizer, state.critics),
-    ):
-        for name, parameter in module.named_parameters():
-            slots = optimizer.moments(parameter)
-            named |= {f"{part}.{name}.{slot}": tensor for slot, tensor in slots.items()}
-    return named
 
 
 def _sha256(tensor: Tensor) -> str:

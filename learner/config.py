@@ -121,6 +121,9 @@ class LearnerConfig:
     """Newest checkpoints that are kept."""
     threads: int = 0
     """Threads of torch on the CPU. 0: one for batches up to 512, which more do not speed up, else one a core."""
+    cuda_graph: bool = True
+    """Whether a GPU is given a gradient step as one CUDA graph, once a replay was seen to do what the step does; a CPU
+    takes no notice."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "offline_batch_size", "n_step", "num_critics", "num_target_critics",

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
+from learner.gradient_steps import GradientSteps, capture_for
 from learner.matrix_products import prefer_onednn
 from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
@@ -20,9 +21,7 @@ from learner.report import MetricMeans
 from learner.threads import use_threads
 from learner.update import (
     LearnerState,
-    UpdateMetrics,
     fit_observation_scale,
-    gradient_step,
     make_state,
 )
 from replay_service.config import RunConfig
@@ -94,6 +93,7 @@ class Learner:
         self._waited_s = 0.0
         self._quarantined_steps = 0
         self._mirror: ReplayMirror
+        self._steps: GradientSteps
         self._reader = TrajectoryReader(self._client, keys.online, run.spec)
         self._turns: Turns | None = None
         if run.lockstep:
@@ -186,6 +186,8 @@ class Learner:
             evict_seed=self._run.replay.evict_seed,
             device=self._device,
         )
+        capture = capture_for(self._device, self._config)
+        self._steps = GradientSteps(self._state, self._mirror, self._config, capture=capture)
         reader = TrajectoryReader(self._client, self._keys.seed, spec)
         while not self._stop.is_set():
             entries = self._patience.until_answered(lambda: list(reader.read(count=_ENTRIES_A_READ)))
@@ -228,8 +230,7 @@ class Learner:
             _log.warning("the offline phase is skipped: the run has no offline data")
         else:
             while progress.offline_grad_steps < self._run.num_offline_steps and not self._stop.is_set():
-                batch = self._mirror.sample(config.offline_batch_size, self._state.generator, offline_fraction=None)
-                self._note_step(gradient_step(self._state, batch, config), config.offline_batch_size)
+                self._step(config.offline_batch_size, offline_fraction=None)
                 progress.offline_grad_steps += 1
                 self._keep_house()
         if self._stop.is_set():
@@ -256,10 +257,7 @@ class Learner:
                 continue
             self._notice.done()
             for _ in range(min(allowed, config.publish_every_grad_steps)):
-                batch = self._mirror.sample(
-                    config.batch_size, self._state.generator, offline_fraction=config.offline_fraction
-                )
-                self._note_step(gradient_step(self._state, batch, config), config.batch_size)
+                self._step(config.batch_size, offline_fraction=config.offline_fraction)
                 progress.online_grad_steps += 1
                 self._keep_house()
                 if progress.online_grad_steps % config.publish_every_grad_steps == 0:
@@ -272,10 +270,7 @@ class Learner:
         self._sync(block_ms=None)
         while not self._stop.is_set():
             for _ in range(self._updates_allowed()):
-                batch = self._mirror.sample(
-                    config.batch_size, self._state.generator, offline_fraction=config.offline_fraction
-                )
-                self._note_step(gradient_step(self._state, batch, config), config.batch_size)
+                self._step(config.batch_size, offline_fraction=config.offline_fraction)
                 progress.online_grad_steps += 1
                 self._keep_house()
                 if self._stop.is_set():
@@ -368,8 +363,8 @@ class Learner:
         if self._means.seconds >= self._config.report_every_s:
             self._report()
 
-    def _note_step(self, metrics: UpdateMetrics, batch_size: int) -> None:
-        self._means.add(metrics)
+    def _step(self, batch_size: int, *, offline_fraction: float | None) -> None:
+        self._means.add(self._steps.take(batch_size, offline_fraction=offline_fraction))
         self._metrics.grad_steps.inc()
         self._metrics.samples.inc(batch_size)
 

@@ -1,11 +1,13 @@
 """The replay mirror: every transition that Redis retains, as preallocated tensors on the learner's device.
 
-Sampling never leaves the device: a batch is one draw of indices and one gather, because a transition is one row of
-one matrix, [s, a, s', reward, discount]; rows lie far apart in memory, and each is fetched once. The mirror holds the
-seed data in rows [0, S) and the online data in a ring of rows [S, S + C). It evicts whole trajectories by the rule that
-`append.lua` uses, so it holds what the stream holds, and a mirror rebuilt from the stream has every transition in the
-row where the old one had it. (A quarantined message takes no row: a mirror that is rebuilt after one has the same
-transitions in the same order, some rows further.)
+Sampling never leaves the device and does the same operations every time, so that a CUDA graph can hold it: where the
+data lie is read from tensors. A batch is one draw of indices and one gather, because a transition is one row of one
+matrix, [s, a, s', reward, discount]; rows lie far apart in memory, and each is fetched once.
+
+The mirror holds the seed data in rows [0, S) and the online data in a ring of rows [S, S + C). It evicts whole
+trajectories by the rule that `append.lua` uses, so it holds what the stream holds, and a mirror rebuilt from the stream
+has every transition in the row where the old one had it. (A quarantined message takes no row: a mirror that is rebuilt
+after one has the same transitions in the same order, some rows further.)
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 
 from replay_service.experience import FloatArray, Trajectory
+
+_FAR = 2**62
 
 
 class TransitionBatch(NamedTuple):
@@ -74,6 +78,18 @@ def n_step_transitions(trajectory: Trajectory, *, n_step: int, discount: float, 
     )
 
 
+class _Window(NamedTuple):
+    """Which transitions are sampled; int64 scalars on the device."""
+
+    size: Tensor
+    seed_size: Tensor
+    online_size: Tensor
+    first_seed: Tensor
+    """Row of the oldest seed transition that is sampled."""
+    first_online: Tensor
+    """Logical index of the oldest online transition that is sampled."""
+
+
 class ReplayMirror:
     """Seed rows and an online ring, sampled together.
 
@@ -105,6 +121,7 @@ class ReplayMirror:
         self._entries: deque[tuple[int, int]] = deque()  # (first step, steps) of those in the ring, oldest first
         self._online_steps = 0  # of all entries together
         self._online_end = 0  # logical index after the newest online transition, counted since the run began
+        self._window = _Window(*torch.zeros(len(_Window._fields), dtype=torch.int64, device=device))
 
     @property
     def seed_size(self) -> int:
@@ -123,6 +140,11 @@ class ReplayMirror:
         """Transitions that are sampled."""
         return self.seed_size + self.online_size
 
+    @property
+    def has_both(self) -> bool:
+        """Whether both seed and online transitions are sampled."""
+        return self.seed_size > 0 and self.online_size > 0
+
     def insert_seed(self, transitions: Transitions) -> None:
         """Append seed transitions.
 
@@ -134,6 +156,7 @@ class ReplayMirror:
             raise ValueError(f"expected {self._seed_steps} seed transitions in all, got at least {last}")
         self._write(first, transitions)
         self._seed_filled = last
+        self._move_window()
 
     def insert_online(self, transitions: Transitions, *, first_step: int) -> None:
         """Append one trajectory of the online stream and evict what no longer fits.
@@ -155,6 +178,16 @@ class ReplayMirror:
         self._online_steps += count
         while self._online_steps > self._capacity and len(self._entries) > 1:
             self._online_steps -= self._entries.popleft()[1]
+        self._move_window()
+
+    def _move_window(self) -> None:
+        """Tell the device what is sampled now."""
+        window, seed_size, online_size = self._window, self.seed_size, self.online_size
+        window.size.fill_(seed_size + online_size)
+        window.seed_size.fill_(seed_size)
+        window.online_size.fill_(online_size)
+        window.first_seed.fill_(self._seed_filled - seed_size)
+        window.first_online.fill_(self._online_end - online_size)
 
     def _rewind(self, first_step: int) -> None:
         """Take back what lies at or behind a position; go to that position when nothing is left."""
@@ -183,14 +216,15 @@ class ReplayMirror:
         """
         if self.size == 0:
             raise ValueError("expected at least one transition to sample from, the mirror is empty")
-        if offline_fraction is None or self.seed_size == 0 or self.online_size == 0:
-            logical = self._draw(self.size, batch_size, generator)
+        window = self._window
+        if offline_fraction is None or not self.has_both:
+            logical = self._draw(window.size, batch_size, generator)
         else:
             from_seed = round(offline_fraction * batch_size)
             logical = torch.cat(
                 [
-                    self._draw(self.seed_size, from_seed, generator),
-                    self._draw(self.online_size, batch_size - from_seed, generator) + self.seed_size,
+                    self._draw(window.seed_size, from_seed, generator),
+                    self._draw(window.online_size, batch_size - from_seed, generator) + window.seed_size,
                 ]
             )
         return self.gather(self._rows(logical))
@@ -212,20 +246,16 @@ class ReplayMirror:
             return f"size {self.size} exceeds the capacity {self._capacity} that seed and online data share"
         return None
 
-    def _draw(self, bound: int, count: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(bound, (count,), generator=generator, device=self._device)
+    def _draw(self, bound: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        # The remainder favours small indices by less than one in 2^31, for as many as 2^31 transitions.
+        return torch.randint(_FAR, (count,), generator=generator, device=self._device).remainder_(bound)
 
     def _rows(self, logical: Tensor) -> Tensor:
         """Logical index (oldest seed first, newest online last) -> row."""
-        seed_size, online_size = self.seed_size, self.online_size
-        first_seed = self._seed_filled - seed_size
-        if online_size == 0:
-            return logical.add_(first_seed)
-        online_rows = (logical + (self._online_end - online_size - seed_size)).remainder_(self._capacity)
-        online_rows += self._seed_steps
-        if seed_size == 0:
-            return online_rows
-        return torch.where(logical < seed_size, logical + first_seed, online_rows)
+        window = self._window
+        from_online = logical - window.seed_size
+        online_rows = (from_online + window.first_online).remainder_(self._capacity).add_(self._seed_steps)
+        return torch.where(from_online < 0, logical + window.first_seed, online_rows)
 
     def _write(self, first_row: int, transitions: Transitions) -> None:
         """Write consecutive rows; on the CPU straight from the arrays, which are views of the message's bytes."""

@@ -19,10 +19,11 @@ class MetricMeans:
         self._count = 0
         self._began = clock()
 
-    def add(self, metrics: UpdateMetrics) -> None:
-        """Take in one gradient step."""
-        stacked = torch.stack(tuple(metrics))
-        self._sums = stacked if self._sums is None else self._sums + stacked
+    def add(self, metrics: torch.Tensor) -> None:
+        """Take in one gradient step: (M,) in the order of `UpdateMetrics`, read before the next operation is queued."""
+        if self._sums is None:
+            self._sums = torch.zeros_like(metrics)
+        self._sums += metrics
         self._count += 1
 
     @property

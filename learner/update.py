@@ -126,6 +126,32 @@ def published_policy(state: LearnerState) -> GaussianPolicy:
     return state.policy if state.average_policy is None else state.average_policy
 
 
+def named_tensors(state: LearnerState) -> dict[str, Tensor]:
+    """Every tensor of the state under a stable name; the tensors themselves, not copies.
+
+    Before their first step, those of the optimizers are the zeros that it begins with.
+    """
+    named: dict[str, Tensor] = {"generator": state.generator.get_state()}
+    modules = {
+        "policy": state.policy,
+        "average_policy": state.average_policy,
+        "critics": state.critics,
+        "targets": state.target_critics,
+    }
+    for part, module in modules.items():
+        if module is None:
+            continue
+        named |= {f"{part}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
+    for part, optimizer, module in (
+        ("policy_optimizer", state.policy_optimizer, state.policy),
+        ("critic_optimizer", state.critic_optimizer, state.critics),
+    ):
+        for name, parameter in module.named_parameters():
+            slots = optimizer.moments(parameter)
+            named |= {f"{part}.{name}.{slot}": tensor for slot, tensor in slots.items()}
+    return named
+
+
 def fit_observation_scale(state: LearnerState, observations: Tensor) -> None:
     """Set the scale of the observations in every network, where they have one, from (B, O) observations."""
     for network in (state.policy, state.average_policy, state.critics, state.target_critics):

@@ -140,7 +140,7 @@ class TestPhases:
             batches.append((len(batch.rewards), int((batch.rewards == SEED_REWARD).sum())))
             return gradient_step(state, batch, config)
 
-        monkeypatch.setattr("learner.learner.gradient_step", step)
+        monkeypatch.setattr("learner.gradient_steps.gradient_step", step)
         drive(run_config).until_finished(start_learner(config=replace(CONFIG, offline_fraction=0.25)))
         assert batches == [(8, 8)] * 30 + [(16, 4)] * 100
         shares = [report.metrics["offline_ratio"] for _id, report in Reports(redis_client, keys).learner_reports()]
