@@ -66,8 +66,8 @@ class Experiment:
 
 
 def without(name: str, *options: str) -> Experiment:
-    """`strong` on relocate with one ingredient taken away."""
-    return Experiment(f"strong-without-{name}", "relocate", "strong", 50_000, seeds=1, options=options)
+    """`strong` on door, which behaviour cloning does not solve, with one ingredient taken away."""
+    return Experiment(f"strong-without-{name}", "door", "strong", 50_000, seeds=1, options=options)
 
 
 def with_one(name: str, *options: str) -> Experiment:
@@ -89,7 +89,8 @@ EXPERIMENTS = (
     without("average", "--learner.policy-average-rate", "1"),
     without("layer-norm", "--learner.no-critic-layer-norm"),
     without("n-step", "--learner.n-step", "1"),
-    without("sharp-weights", "--learner.weighting", "batch_softmax", "--learner.advantage-clip", "0.5"),
+    without("adapted-temperature", "--learner.effective-sample-ratio", "none"),
+    without("long-offline-phase", "--num-offline-steps", "5000"),
     without("offline-fraction", "--learner.offline-fraction", "none"),
     without("target-bounds", "--learner.min-target", "none", "--learner.max-target", "none"),
     without("half-of-the-updates", "--utd-ratio", "0.5"),
@@ -101,8 +102,7 @@ EXPERIMENTS = (
     with_one("average", "--learner.policy-average-rate", "0.001"),
     with_one("layer-norm", "--learner.critic-layer-norm"),
     with_one("n-step", "--learner.n-step", "3"),
-    with_one("sharp-weights", "--learner.weighting", "exponential", "--learner.advantage-clip", "none",
-             "--learner.max-weight", "20", "--learner.normalise-weights"),
+    with_one("sharp-weights", "--learner.effective-sample-ratio", "0.4", "--learner.advantage-clip", "none"),
     *(
         Experiment(f"strong-on-{name}", "relocate", "strong", 100_000, seeds=1, demonstrations=f"{name}.npz")
         for name in WORSE

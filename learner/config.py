@@ -69,6 +69,9 @@ class LearnerConfig:
     false, CORL true."""
     temperature: float = 0.5
     """Lagrange multiplier lambda (rlkit: beta): advantages are divided by it. [hand] 0.5, [paper] 0.3, [mujoco] 2."""
+    effective_sample_ratio: float | None = None
+    """Share of the batch that counts, (sum w)^2 / (B sum w^2), above 0 and below 1: the temperature is then chosen anew
+    for each batch so that this share does, and `temperature` is unused. None: `temperature`. [hand] none."""
     advantage_clip: float | None = 0.5
     """Upper bound of the advantage, applied before the division by the temperature; None: no bound. [hand] 0.5."""
     weighting: Literal["batch_softmax", "exponential", "state_normalised", "uniform"] = "batch_softmax"
@@ -142,6 +145,17 @@ class LearnerConfig:
         require_at_least("learner.num_critics", self.num_critics, self.num_target_critics)
         if self.max_weight is not None:
             require_positive("learner.max_weight", self.max_weight)
+        if self.effective_sample_ratio is not None:
+            if not 0.0 < self.effective_sample_ratio < 1.0:
+                raise ConfigError(
+                    "learner.effective_sample_ratio: expected above 0 and below 1, or none, "
+                    f"got {self.effective_sample_ratio:g}"
+                )
+            if self.weighting not in ("batch_softmax", "exponential"):
+                raise ConfigError(
+                    "learner.effective_sample_ratio: expected none, or a weighting of batch_softmax or exponential, "
+                    f"got {self.effective_sample_ratio:g} with {self.weighting}"
+                )
         if self.offline_fraction is not None:
             require_between("learner.offline_fraction", self.offline_fraction, 0.0, 1.0)
         for name in ("policy_weight_decay", "min_log_std", "max_log_std", "advantage_clip", "max_q", "min_target",
@@ -190,10 +204,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_q": None,
         "min_target": -100.0,
         "max_target": 0.0,
-        "weighting": "exponential",
         "advantage_clip": None,
-        "max_weight": 20.0,
-        "normalise_weights": True,
+        "effective_sample_ratio": 0.4,
         "advantage_critics": "mean",
         "offline_fraction": 0.5,
     },
@@ -204,7 +216,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
 terminal states. strong: our own, for the hand tasks: four layer-normalised critics with bounded three-step targets,
-sharper weights from the advantage of each critic, half of each batch from the demonstrations, and the average of the
-policy over its last 5,000 steps in its place. behaviour-cloning: every weight 1; the critics learn along and change
-nothing.
+weights from the advantage of each critic, so sharp that two fifths of a batch count, half of each batch from the
+demonstrations, and the average of the policy over its last 5,000 steps in its place. behaviour-cloning: every weight 1;
+the critics learn along and change nothing.
 """

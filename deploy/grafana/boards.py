@@ -275,9 +275,13 @@ _UPDATES = Row(
         ),
         Panel(
             title="Advantages",
-            description="Mean and standard deviation over the batch; weights become uniform when the spread vanishes.",
+            description="Mean and standard deviation over the batch, and the temperature that divides them.",
             unit="short",
-            queries=(update("advantage_mean", "mean"), update("advantage_std", "standard deviation")),
+            queries=(
+                update("advantage_mean", "mean"),
+                update("advantage_std", "standard deviation"),
+                update("temperature", "temperature"),
+            ),
         ),
         Panel(
             title="Largest advantage weight",

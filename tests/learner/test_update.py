@@ -202,7 +202,8 @@ class SlowAwac:
             others = [self._all_q(s, self._clipped(means[b] + std * draw[b])) for draw in normaliser_noise]
             advantages.append(self._advantage(list(q_data[:, b]), of_value))
             of_policy.append([self._advantage(q, of_value) for q in others])
-        weights = self._weights(advantages, of_policy)
+        temperature = self._temperature(advantages)
+        weights = self._weights(advantages, of_policy, temperature)
         total = torch.stack([weights[b] * log_probs[b] for b in rows]).sum()
         policy_loss = -total / (1 if config.policy_loss_reduction == "sum" else len(rows))
         policy_gradients = dict(zip(policy, torch.autograd.grad(policy_loss, list(policy.values())), strict=True))
@@ -219,8 +220,9 @@ class SlowAwac:
             "target_mean": float(np.mean(targets)),
             "advantage_mean": float(np.mean(advantages)),
             "advantage_std": float(np.std(advantages)),
+            "temperature": temperature,
             "weight_max": max(weights),
-            "effective_sample_ratio": sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights)),
+            "effective_sample_ratio": effective_sample_ratio(weights),
             "log_prob_mean": float(np.mean([number(p) for p in log_probs])),
             "std_mean": number(torch.exp(log_std).mean()),
             "clamped_ratio": 0.0 if config.max_q is None else float((q_before >= config.max_q).mean()),
@@ -249,20 +251,38 @@ class SlowAwac:
         own = [q[i] - sum(each[i] for each in of_value) / len(of_value) for i in range(len(q))]
         return sum(own) / len(own)
 
-    def _weights(self, advantages: list[float], of_policy: list[list[float]]) -> list[float]:
+    def _temperature(self, advantages: list[float]) -> float:
+        if self.config.effective_sample_ratio is None:
+            return self.config.temperature
+        series = [10.0 ** (-2.0 + 4.0 * i / 127) for i in range(128)]
+        found = series[-1]
+        for candidate in reversed(series):
+            if effective_sample_ratio(self._weights(advantages, [], candidate)) < self.config.effective_sample_ratio:
+                break
+            found = candidate
+        return found
+
+    def _weights(self, advantages: list[float], of_policy: list[list[float]], temperature: float) -> list[float]:
         config = self.config
         if config.weighting == "uniform":
             return [1.0] * len(advantages)
         clip = math.inf if config.advantage_clip is None else config.advantage_clip
-        weights = [math.exp(min(a, clip) / config.temperature) for a in advantages]
+        # Where only ratios count the greatest is taken off, so that no exponential overflows.
+        free = config.weighting == "batch_softmax"
+        most = max(min(a, clip) for a in advantages) if free else 0.0
+        weights = [math.exp((min(a, clip) - most) / temperature) for a in advantages]
         if config.weighting == "state_normalised":
             for b, others in enumerate(of_policy):
-                weights[b] /= sum(math.exp(min(a, clip) / config.temperature) for a in others) / len(others)
+                weights[b] /= sum(math.exp(min(a, clip) / temperature) for a in others) / len(others)
         if config.weighting != "batch_softmax" and config.max_weight is not None:
             weights = [min(w, config.max_weight) for w in weights]
         if config.weighting == "batch_softmax" or config.normalise_weights:
             weights = [w * len(weights) / sum(weights) for w in weights]
         return weights
+
+
+def effective_sample_ratio(weights: list[float]) -> float:
+    return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -282,6 +302,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bounded target": {"min_target": -0.7, "max_target": 0.0, "max_q": None},
     "exponential": {"weighting": "exponential", "advantage_clip": None, "max_weight": 1.2},
     "exponential, mean 1": {"weighting": "exponential", "max_weight": 1.2, "normalise_weights": True},
+    "two fifths of the batch count": {"effective_sample_ratio": 0.4, "advantage_clip": None},
+    "a tenth counts, clipped": {"effective_sample_ratio": 0.1, "weighting": "exponential", "max_weight": 100.0},
     "behaviour cloning": {"weighting": "uniform"},
     "wide standard deviation": {"min_log_std": -2.0, "max_log_std": 1.0, "temperature": 2.0},
     "strong weight decay": {"policy_weight_decay": 0.3},
