@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 _LOG_2_PI = math.log(2.0 * math.pi)
-_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE, _TEMPERATURES = 0.01, 100.0, 128
-"""What `adapted_temperature` chooses from: neighbours differ by 7.5 %."""
+_HIGHEST_TO_LOWEST_TEMPERATURE, _TEMPERATURES = 100.0, 64
+"""What `adapted_temperature` chooses from: neighbours differ by 7.6 %."""
 
 
 def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
@@ -149,31 +149,34 @@ def advantage_weights(
 def adapted_temperature(
     advantages: Tensor,
     *,
+    lowest: float,
     effective_sample_ratio: float,
     weighting: Literal["batch_softmax", "exponential"],
     advantage_clip: float | None = None,
     max_weight: float | None = None,
 ) -> Tensor:
-    """The temperature at which a given share of the batch counts.
+    """A temperature high enough that a given share of the batch counts.
 
         rho(lambda) = (sum_b w_b)^2 / (B sum_b w_b^2),   w_b = exp(A'_b / lambda), bounded as in `advantage_weights`
 
-    A fixed temperature is sharp where advantages are large and flat where they are small, as at the start of learning
-    or where nothing was ever reached. Fixing the share bounds how far the weighted data may lie from the batch, as
-    relative entropy policy search (Peters et al. 2010) bounds a divergence; -log(rho) is Renyi's, of order 2.
+    A fixed temperature lets fewer and fewer transitions count as advantages, and what the critics get wrong about them,
+    grow. Holding up the share bounds how far the weighted data may lie from the batch, as relative entropy policy
+    search (Peters et al. 2010) bounds a divergence; -log(rho) is Renyi's, of order 2. Where advantages are small beside
+    `lowest` they say little, and more of the batch counts.
 
     Args:
         advantages: (B,), in units of return.
+        lowest: of the temperatures, in units of return, > 0.
         effective_sample_ratio: rho, between 0 and 1.
         weighting: how weights are made of them.
         advantage_clip: as for the weights.
         max_weight: as for the weights.
 
     Returns:
-        A scalar in units of return: the lowest of a series from 0.01 to 100 from which on no temperature gives a
-        smaller share than rho; the highest if all do.
+        A scalar in units of return: the first of a series from `lowest` to a hundred times that from which on no
+        temperature gives a smaller share than rho; its last if all do.
     """
-    bounds = math.log10(_LOWEST_TEMPERATURE), math.log10(_HIGHEST_TEMPERATURE)
+    bounds = math.log10(lowest), math.log10(lowest * _HIGHEST_TO_LOWEST_TEMPERATURE)
     like: dict[str, Any] = {"dtype": advantages.dtype, "device": advantages.device}
     temperatures = torch.logspace(*bounds, _TEMPERATURES, **like)
     scores = _scaled(advantages, temperatures.unsqueeze(1), advantage_clip)
@@ -182,9 +185,9 @@ def adapted_temperature(
     weights = torch.softmax(scores, dim=1)
     ratios = 1.0 / (weights.square().sum(dim=1) * advantages.shape[0])
     from_the_highest = (ratios >= effective_sample_ratio).flip(0).cumprod(dim=0).sum()
-    lowest = (_TEMPERATURES - from_the_highest).clamp(max=_TEMPERATURES - 1)
+    first = (_TEMPERATURES - from_the_highest).clamp(max=_TEMPERATURES - 1)
     # Not by indexing with a scalar, which would wait for the device.
-    return temperatures.index_select(0, lowest.reshape(1)).squeeze(0)
+    return temperatures.index_select(0, first.reshape(1)).squeeze(0)
 
 
 def _scaled(advantages: Tensor, temperature: float | Tensor, advantage_clip: float | None) -> Tensor:

@@ -70,8 +70,8 @@ class LearnerConfig:
     temperature: float = 0.5
     """Lagrange multiplier lambda (rlkit: beta): advantages are divided by it. [hand] 0.5, [paper] 0.3, [mujoco] 2."""
     effective_sample_ratio: float | None = None
-    """Share of the batch that counts, (sum w)^2 / (B sum w^2), above 0 and below 1: the temperature is then chosen anew
-    for each batch so that this share does, and `temperature` is unused. None: `temperature`. [hand] none."""
+    """Smallest share of a batch that counts, (sum w)^2 / (B sum w^2), above 0 and below 1: one in which less would
+    count is given a higher temperature. None: `temperature` as it is. [hand] none."""
     advantage_clip: float | None = 0.5
     """Upper bound of the advantage, applied before the division by the temperature; None: no bound. [hand] 0.5."""
     weighting: Literal["batch_softmax", "exponential", "state_normalised", "uniform"] = "batch_softmax"
@@ -216,7 +216,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
 terminal states. strong: our own, for the hand tasks: four layer-normalised critics with bounded three-step targets,
-weights from the advantage of each critic, so sharp that two fifths of a batch count, half of each batch from the
+weights from the advantage of each critic, of which two fifths of a batch count at least, half of each batch from the
 demonstrations, and the average of the policy over its last 5,000 steps in its place. behaviour-cloning: every weight 1;
 the critics learn along and change nothing.
 """

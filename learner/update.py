@@ -40,7 +40,7 @@ class UpdateMetrics(NamedTuple):
     advantage_mean: Tensor
     advantage_std: Tensor
     temperature: Tensor
-    """That of the weights, in units of return: the setting, or what `effective_sample_ratio` asked for."""
+    """That of the weights, in units of return: the setting, or above it what `effective_sample_ratio` asked for."""
     weight_max: Tensor
     """Largest weight of the batch; the mean weight is 1 for batch_softmax."""
     effective_sample_ratio: Tensor
@@ -412,6 +412,7 @@ def _temperature(advantages: Tensor, config: LearnerConfig) -> Tensor:
     assert config.weighting in ("batch_softmax", "exponential"), "checked with the settings"
     return awac.adapted_temperature(
         advantages,
+        lowest=config.temperature,
         effective_sample_ratio=config.effective_sample_ratio,
         weighting=config.weighting,
         advantage_clip=config.advantage_clip,

@@ -254,7 +254,7 @@ class SlowAwac:
     def _temperature(self, advantages: list[float]) -> float:
         if self.config.effective_sample_ratio is None:
             return self.config.temperature
-        series = [10.0 ** (-2.0 + 4.0 * i / 127) for i in range(128)]
+        series = [self.config.temperature * 10.0 ** (2.0 * i / 63) for i in range(64)]
         found = series[-1]
         for candidate in reversed(series):
             if effective_sample_ratio(self._weights(advantages, [], candidate)) < self.config.effective_sample_ratio:
@@ -302,8 +302,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bounded target": {"min_target": -0.7, "max_target": 0.0, "max_q": None},
     "exponential": {"weighting": "exponential", "advantage_clip": None, "max_weight": 1.2},
     "exponential, mean 1": {"weighting": "exponential", "max_weight": 1.2, "normalise_weights": True},
-    "two fifths of the batch count": {"effective_sample_ratio": 0.4, "advantage_clip": None},
-    "a tenth counts, clipped": {"effective_sample_ratio": 0.1, "weighting": "exponential", "max_weight": 100.0},
+    "two fifths of the batch count": {"effective_sample_ratio": 0.4, "advantage_clip": None, "temperature": 0.05},
+    "more than two fifths count": {"effective_sample_ratio": 0.4, "advantage_clip": None, "temperature": 20.0},
+    "a tenth counts, clipped": {"effective_sample_ratio": 0.1, "weighting": "exponential", "max_weight": 100.0,
+                                "temperature": 0.05},
     "behaviour cloning": {"weighting": "uniform"},
     "wide standard deviation": {"min_log_std": -2.0, "max_log_std": 1.0, "temperature": 2.0},
     "strong weight decay": {"policy_weight_decay": 0.3},
