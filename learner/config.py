@@ -196,7 +196,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "strong": {
         "batch_size": 256,
         "offline_batch_size": 256,
-        "policy_average_rate": 0.0002,
+        "policy_average_rate": 0.001,
         "num_critics": 4,
         "critic_layer_norm": True,
         "target_initialisation": "copy",
@@ -217,6 +217,6 @@ published: the authors' hand script. paper: Table 2 and appendix A.3 (temperatur
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
 terminal states. strong: our own, for the hand tasks: four layer-normalised critics with bounded three-step targets,
 weights from the advantage of each critic, of which two fifths of a batch count at least, half of each batch from the
-demonstrations, and the average of the policy over its last 5,000 steps in its place. behaviour-cloning: every weight 1;
+demonstrations, and the average of the policy over its last 1,000 steps in its place. behaviour-cloning: every weight 1;
 the critics learn along and change nothing.
 """
