@@ -24,6 +24,9 @@ from pathlib import Path
 _POLL_S = 2.0
 _COMMON = ("--actors", "1", "--learner.threads", "1")
 _BATCH_256 = ("--learner.batch-size", "256")
+_TWO_FIFTHS = (
+    "--num-offline-steps", "10000", "--learner.weighting", "batch_softmax", "--learner.effective-sample-ratio", "0.4",
+)  # fmt: skip
 
 DEMONSTRATIONS = {"pen": "pen/demos-v0", "door": "door/human-v0", "relocate": "relocate/demos-v0"}
 """Demonstrations below the folder of datasets; rollouts of cloned policies are in `<env>-bc-v0` beside them."""
@@ -80,6 +83,10 @@ EXPERIMENTS = (
     Experiment("strong-pen", "pen", "strong", 100_000),
     Experiment("strong-door", "door", "strong", 200_000),
     Experiment("strong-relocate", "relocate", "strong", 300_000),
+    *(
+        Experiment(f"two-fifths-{env}", env, "strong", 100_000, options=_TWO_FIFTHS)
+        for env in ("door", "pen", "relocate")
+    ),
     Experiment("published-pen", "pen", "published", 200_000, with_rollouts=True, options=_BATCH_256),
     Experiment("published-door", "door", "published", 300_000, with_rollouts=True, options=_BATCH_256),
     Experiment("published-relocate", "relocate", "published", 300_000, seeds=1, with_rollouts=True, options=_BATCH_256),
@@ -89,9 +96,7 @@ EXPERIMENTS = (
     without("average", "--learner.policy-average-rate", "1"),
     without("layer-norm", "--learner.no-critic-layer-norm"),
     without("n-step", "--learner.n-step", "1"),
-    without("adapted-temperature", "--learner.effective-sample-ratio", "none"),
-    without("short-offline-phase", "--num-offline-steps", "25000"),
-    without("short-average", "--learner.policy-average-rate", "0.0002"),
+    without("sharp-weights", "--learner.weighting", "batch_softmax", "--learner.advantage-clip", "0.5"),
     without("offline-fraction", "--learner.offline-fraction", "none"),
     without("target-bounds", "--learner.min-target", "none", "--learner.max-target", "none"),
     without("half-of-the-updates", "--utd-ratio", "0.5"),

@@ -5,6 +5,7 @@ The same curves give the same bytes: matplotlib's own settings, no date and no p
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _METRIC_NAMES: dict[Metric, str] = {
 _AXIS_NAMES: dict[Axis, str] = {"env_steps": "online environment steps", "grad_steps": "gradient steps"}
 PANEL_INCHES = (4.8, 3.4)
 _LEGEND_LINE_INCHES = 0.19
+_LEGEND_CHARACTERS = 58
 _SETTINGS: dict[str, Any] = {
     "figure.dpi": 200.0,
     "font.size": 9.0,
@@ -129,7 +131,9 @@ def save_figure(figure: Figure, path: Path) -> None:
 def _figure(curves: Sequence[Curve], metric: Metric, axis: Axis, references: Sequence[Reference]) -> Figure:
     envs = list(dict.fromkeys(curve.env for curve in curves))
     labels = list(dict.fromkeys(curve.label for curve in curves))
-    lines = max(sum(curve.env == env for curve in curves) for env in envs) + len(references) + 3
+    lines = (
+        max(sum(_legend_text(c).count("\n") + 1 for c in curves if c.env == env) for env in envs) + len(references) + 3
+    )
     width, height = PANEL_INCHES
     size = (width * len(envs), height + _LEGEND_LINE_INCHES * lines)
     figure = Figure(figsize=size, layout="constrained")
@@ -169,7 +173,7 @@ def _draw(panel: Axes, curve: Curve, number: int) -> None:
         linewidth=1.8,
         marker=_MARKERS[number % len(_MARKERS)],
         markersize=3.5,
-        label=describe_group(curve),
+        label=_legend_text(curve),
     )
     if curve.offline is not None:
         at, value = curve.offline
@@ -185,6 +189,11 @@ def _explain(panel: Axes, curves: Sequence[Curve]) -> None:
     if any(len(curve.seeds) > 1 for curve in curves):
         panel.fill_between([], [], color="#888888", alpha=0.3, linewidth=0, label="band: lowest to highest seed")
         panel.plot([], [], color="#888888", linewidth=0.5, label="one seed")
+
+
+def _legend_text(curve: Curve) -> str:
+    # A legend wider than its panel would take the panel's room.
+    return textwrap.fill(describe_group(curve), _LEGEND_CHARACTERS)
 
 
 def describe_group(curve: Curve) -> str:

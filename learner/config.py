@@ -204,8 +204,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_q": None,
         "min_target": -100.0,
         "max_target": 0.0,
+        "weighting": "exponential",
         "advantage_clip": None,
-        "effective_sample_ratio": 0.4,
+        "max_weight": 20.0,
+        "normalise_weights": True,
         "advantage_critics": "mean",
         "offline_fraction": 0.5,
     },
@@ -216,7 +218,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 published: the authors' hand script. paper: Table 2 and appendix A.3 (temperature 0.3 for manipulation), with what the
 text leaves open taken from the script. locomotion: the authors' MuJoCo script, for environments with dense rewards and
 terminal states. strong: our own, for the hand tasks: four layer-normalised critics with bounded three-step targets,
-weights from the advantage of each critic, of which two fifths of a batch count at least, half of each batch from the
-demonstrations, and the average of the policy over its last 1,000 steps in its place. behaviour-cloning: every weight 1;
-the critics learn along and change nothing.
+sharper weights from the advantage of each critic, half of each batch from the demonstrations, and the average of the
+policy in its place; after 5,000 updates offline. behaviour-cloning: every weight 1; the critics learn along and change
+nothing.
 """

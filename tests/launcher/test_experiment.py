@@ -101,7 +101,7 @@ def test_a_preset_brings_settings_of_the_run_along_below_what_the_user_says(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["up", "--env", "pen", "--preset", "strong", "--dry-run"]) == 0
     told = tomllib.loads(capsys.readouterr().out)
-    assert (told["num_offline_steps"], told["utd_ratio"], told["replay"]["evict_seed"]) == (10_000, 1.0, False)
+    assert (told["num_offline_steps"], told["utd_ratio"], told["replay"]["evict_seed"]) == (5_000, 1.0, False)
     assert told["learner"]["policy_average_rate"] == 0.001
     assert cli.main(["up", "--env", "pen", "--preset", "strong", "--utd-ratio", "2", "--dry-run"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["utd_ratio"] == 2.0

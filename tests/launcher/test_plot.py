@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -77,6 +78,16 @@ def test_labels_take_the_place_of_presets(tmp_path: Path, capsys: pytest.Capture
     picture = (tmp_path / "a.svg").read_text()
     assert "<!-- episode return -->" in picture
     assert "<!-- gradient steps -->" in picture
+
+
+def test_a_long_label_leaves_the_panel_its_room(tmp_path: Path) -> None:
+    (run, *_) = make_runs(tmp_path)
+    label = " ".join(["a rather long name of a group"] * 6)
+    assert cli.main(["plot", run, "--label", label, "--output", str(tmp_path / "a.svg")]) == 0
+    texts = re.findall("<!-- (.*?) -->", (tmp_path / "a.svg").read_text(), flags=re.DOTALL)
+    lines = [line for text in texts for line in text.splitlines() if "a rather long name" in line]
+    assert len(lines) > 2
+    assert max(map(len, lines)) < 60
 
 
 MISTAKES = {
