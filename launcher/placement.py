@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from launcher.capacity import Node
@@ -42,6 +42,7 @@ _CALL_TIMEOUT_S = 30.0
 _LOG_TAIL_BYTES = 64 * 1024
 _PIN = 0.001
 """Share of a node's own resource that keeps a program on that node."""
+_LOOK_S = 0.05
 _LOOK_EVERY_S = 1.0
 _BESIDE_S = 3.0
 """How long Ray may take to find room for the learner beside the replay service before it may go elsewhere."""
@@ -181,9 +182,9 @@ class RolePlacement:
         """Placement groups of one bundle: what a program left stays free for the one that comes in its place."""
         self._learner_node = learner_node
         self._learner_pin = ""
-        self._room_seen = False
-        """Whether Ray held room for the learner when it was asked last."""
-        self._room_asked = -_LOOK_EVERY_S
+        self._room_seen: Any = None
+        """The learner's placement group once Ray has found room for it."""
+        self._room_asked = 0.0
         self._stay_home = False
         self._host_class: Any = ray.remote(RoleHost)
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -256,7 +257,7 @@ class RolePlacement:
         if beside and not self._learner_pin:
             room = self._room(learner, self.home)
             if room.wait(_BESIDE_S):
-                self._rooms[Role.LEARNER] = room
+                self._rooms[Role.LEARNER] = self._room_seen = room
                 return
             remove_placement_group(room)
         self._rooms[Role.LEARNER] = self._room(learner, self._learner_pin)
@@ -273,7 +274,6 @@ class RolePlacement:
             remove_placement_group(self._rooms[Role.LEARNER])
             self._rooms[Role.LEARNER] = self._room(learner, noted.address)
             self._learner_pin = noted.address
-            self._room_asked = -_LOOK_EVERY_S
 
     def start(self, program: RoleProgram, environment: dict[str, str]) -> int | None:
         """Ask Ray for a place for a program, where it starts at once.
@@ -310,15 +310,14 @@ class RolePlacement:
 
     def _learner_has_room(self) -> bool:
         room, now = self._rooms.get(Role.LEARNER), time.monotonic()
-        if room is None:
+        if room is None or room is self._room_seen:
             return True
-        # Ray is asked once a second, whatever the number of programs that want to know. It takes the room back when the
-        # node dies, and then looks for another.
+        # Ray is asked once a second, whatever the number of programs that want to know.
         if now - self._room_asked >= _LOOK_EVERY_S:
             self._room_asked = now
-            table: Any = placement_group_table  # untyped in ray
-            self._room_seen = table(room)["state"] == "CREATED"
-        return self._room_seen
+            if room.wait(_LOOK_S):
+                self._room_seen = room
+        return room is self._room_seen
 
     def _wishes(self, program: RoleProgram) -> dict[str, Any]:
         wishes: dict[str, Any] = {"num_cpus": program.num_cpus, "num_gpus": program.num_gpus, "max_restarts": 0}
