@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import re
 import subprocess
 import time
@@ -92,12 +93,15 @@ def start_ray(machine: Machine, command: str, cpus: float = 2) -> None:
 def rejoin(machine: Machine) -> None:
     """Step 3 on a machine that was switched off and on.
 
-    A machine takes a while to boot. One that is back sooner finds Ray's head still pausing between attempts to reach
-    the old process at this address: with the short deadlines above, the head then takes the new one for dead, too.
+    Ray's head pauses ever longer between attempts to reach the old process: with the short deadlines above it then takes
+    a new one at the same port for dead, too, and goes on counting what it had promised to that one as used. At another
+    port it is a stranger.
     """
     for _attempt in range(6):
-        time.sleep(10)
-        join(machine)
+        time.sleep(5)
+        port = random.randrange(6600, 9000, 2)
+        command = STEPS[3][1].replace("10.0.0.2", machine.address)
+        start_ray(machine, command.replace("6501", str(port)).replace("6502", str(port + 1)))
         time.sleep(12)
         if machine.processes("raylet/raylet"):
             return
