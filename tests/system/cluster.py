@@ -93,9 +93,9 @@ def start_ray(machine: Machine, command: str, cpus: float = 2) -> None:
 def rejoin(machine: Machine) -> None:
     """Step 3 on a machine that was switched off and on.
 
-    Ray's head pauses ever longer between attempts to reach the old process: with the short deadlines above it then takes
-    a new one at the same port for dead, too, and goes on counting what it had promised to that one as used. At another
-    port it is a stranger.
+    Ray's head pauses ever longer between attempts to reach the old process: with the short deadlines above it then
+    takes a new one at the same port for dead, too, and goes on counting what it had promised to that one as used. At
+    another port it is a stranger.
     """
     for _attempt in range(6):
         time.sleep(5)
