@@ -30,10 +30,10 @@ _ROUND_S = 1.0
 
 def plain_update(state: LearnerState, config: LearnerConfig) -> Callable[[TransitionBatch], None]:
     """The same gradient step by autograd, for the published recipe."""
-    rates = {"policy": config.policy_learning_rate, "critics": config.critic_learning_rate}
     policy, critics, targets = state.policy, state.critics, state.target_critics
-    policy_adam = torch.optim.Adam(policy.parameters(), lr=rates["policy"], weight_decay=config.policy_weight_decay)
-    critic_adam = torch.optim.Adam(critics.parameters(), lr=rates["critics"])
+    decay = config.policy_weight_decay
+    policy_adam = torch.optim.Adam(policy.parameters(), lr=config.policy_learning_rate, weight_decay=decay)
+    critic_adam = torch.optim.Adam(critics.parameters(), lr=config.critic_learning_rate)
 
     def update(batch: TransitionBatch) -> None:
         mean, log_std = policy(batch.observations), policy.log_std()

@@ -108,7 +108,8 @@ EXPERIMENTS = (
     with_one("average", "--learner.policy-average-rate", "0.001"),
     with_one("layer-norm", "--learner.critic-layer-norm"),
     with_one("n-step", "--learner.n-step", "3"),
-    with_one("sharp-weights", "--learner.effective-sample-ratio", "0.4", "--learner.advantage-clip", "none"),
+    with_one("sharp-weights", "--learner.weighting", "exponential", "--learner.advantage-clip", "none",
+             "--learner.max-weight", "20", "--learner.normalise-weights"),
     *(
         Experiment(f"strong-on-{name}", "relocate", "strong", 100_000, seeds=1, demonstrations=f"{name}.npz")
         for name in WORSE

@@ -108,18 +108,6 @@ def rejoin(machine: Machine) -> None:
     raise AssertionError(f"Ray does not stay up on {machine.name}")
 
 
-def until_back(machine: Machine, condition: Callable[[], bool], what: str) -> None:
-    """Wait for what a machine brings that rejoins; on a busy one the head may take its Ray for dead later than that."""
-
-    def met() -> bool:
-        if not machine.processes("raylet/raylet"):
-            rejoin(machine)
-        return condition()
-
-    rejoin(machine)
-    until(met, what, timeout_s=300.0)
-
-
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 150.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -22,7 +22,6 @@ from tests.system.cluster import (
     share_token,
     start_ray,
     until,
-    until_back,
 )
 from tests.system.machines import Machine
 
@@ -75,7 +74,8 @@ def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp
     assert not learners(third)
     until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
     second.boot()
-    until_back(second, lambda: bool(learners(second)), "the learner to be back")
+    rejoin(second)
+    run.until(lambda: bool(learners(second)), "the learner to be back")
     run.goes_on()
     assert "resume proved" in (second.disk / RUN / "logs" / "learner.log").read_text()
 
