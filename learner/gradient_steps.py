@@ -21,6 +21,8 @@ from learner.update import LearnerState, gradient_step, named_tensors
 Capture = Callable[[Callable[[], Tensor], torch.Generator], Callable[[], Tensor]]
 """(step, its generator) -> its replay; see `learner.cuda_graph.capture`."""
 
+_Kind = tuple[int, float | None]
+"""Batch size, and the share of seed data where a batch is drawn from two sides: what a graph is captured for."""
 _EAGER_STEPS_FIRST = 3
 """Steps that make the buffers and load the kernels, before a step is captured."""
 _RELATIVE_TOLERANCE = 1e-3
@@ -44,9 +46,9 @@ class GradientSteps:
         self, state: LearnerState, mirror: ReplayMirror, config: LearnerConfig, *, capture: Capture | None
     ) -> None:
         self._state, self._mirror, self._config, self._capture = state, mirror, config, capture
-        self._taken: dict[tuple[int, bool], int] = {}
+        self._taken: dict[_Kind, int] = {}
         """Steps of each kind that were not replayed."""
-        self._replays: dict[tuple[int, bool], Callable[[], Tensor]] = {}
+        self._replays: dict[_Kind, Callable[[], Tensor]] = {}
 
     def take(self, batch_size: int, *, offline_fraction: float | None) -> Tensor:
         """Take one.
@@ -65,7 +67,7 @@ class GradientSteps:
 
         if self._capture is None:
             return step()
-        kind = (batch_size, offline_fraction is not None and self._mirror.has_both)
+        kind = (batch_size, offline_fraction if self._mirror.has_both else None)
         replay = self._replays.get(kind)
         if replay is not None:
             taken = self._state.grad_steps
@@ -77,7 +79,7 @@ class GradientSteps:
             return step()
         return self._capture_and_prove(kind, step, self._capture)
 
-    def _capture_and_prove(self, kind: tuple[int, bool], step: Callable[[], Tensor], capture: Capture) -> Tensor:
+    def _capture_and_prove(self, kind: _Kind, step: Callable[[], Tensor], capture: Capture) -> Tensor:
         state = self._state
         before, grad_steps = _copied(state), state.grad_steps
         try:
