@@ -243,3 +243,19 @@ def policy_loss_gradient(
     scaled = (actions - mean) * inverse_std
     share = weights.unsqueeze(-1) * (-1.0 if reduction == "sum" else -1.0 / (batch_size or mean.shape[0]))
     return share * scaled * inverse_std, (share * (scaled.square() - 1.0)).sum(dim=0)
+
+
+def average_rate(steps: Tensor, rate: float) -> Tensor:
+    """Polyak rate of an average of parameters that forgets where it began: max(rate, 9 / (9 + steps)).
+
+    Until the average is 1 / rate steps long, it is over about the last tenth of all steps, so that little of the
+    untrained parameters stays in it.
+
+    Args:
+        steps: (), steps taken, with the one whose parameters come in; at least 1.
+        rate: the lowest, from about 9 / rate steps on; in (0, 1].
+
+    Returns:
+        () on the device of `steps`.
+    """
+    return (9.0 / (9.0 + steps)).clamp(min=rate)

@@ -44,6 +44,7 @@ _SHAPING_FIELDS = (
     "bounded_mean",
     "normalise_observations",
     "policy_average_rate",
+    "evaluated_average_rate",
     "max_q",
 )
 """Settings that fix the meaning of the stored tensors; a run cannot be resumed with others."""

@@ -5,18 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import time
+from typing import NamedTuple
 
 from learner.checkpoint import Progress
 from learner.config import LearnerConfig
 from learner.metrics import LearnerMetrics
 from learner.networks import PublicationStamp, export_policy
-from learner.update import LearnerState, published_policy
+from learner.update import LearnerState, acting_policy, evaluated_policy
 from replay_service.config import RunConfig
 from replay_service.policy_weights import PolicyWeights
 from replay_service.run_state import Phase, RunState
 from replay_service.weights_channel import WeightsChannel
 
 _log = logging.getLogger(__name__)
+
+
+class _Version(NamedTuple):
+    """The policy under one number, as those who act get it and as it is judged."""
+
+    acting: PolicyWeights
+    evaluated: PolicyWeights
 
 
 class Publisher:
@@ -44,16 +52,16 @@ class Publisher:
         self._state = state
         self._channel = channel
         self._metrics = metrics
-        self._published: PolicyWeights | None = None
+        self._published: _Version | None = None
 
     def publish(self, progress: Progress, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
         """Publish the next version, with its evaluation and the phase that begins with it in the same step."""
-        version = progress.policy_version + 1
-        weights = self._export(progress, version)
-        self._channel.publish(weights, for_evaluation=for_evaluation, enter=enter)
-        self._published = weights
-        progress.policy_version = version
-        self._metrics.policy_version.set(version)
+        number = progress.policy_version + 1
+        version = self._export(progress, number)
+        self._channel.publish(version.acting, evaluated=version.evaluated if for_evaluation else None, enter=enter)
+        self._published = version
+        progress.policy_version = number
+        self._metrics.policy_version.set(number)
         self._metrics.publications.inc()
 
     def publish_online(self, progress: Progress) -> None:
@@ -71,16 +79,17 @@ class Publisher:
             return
         _log.warning("Redis lost version %d: it is published again", progress.policy_version)
         phase = progress.phase
+        version = self._published or self._export(progress, progress.policy_version)
         self._channel.publish(
-            self._published or self._export(progress, progress.policy_version),
-            for_evaluation=phase is Phase.FINISHED,
+            version.acting,
+            evaluated=version.evaluated if phase is Phase.FINISHED else None,
             enter=phase if phase in (Phase.ONLINE, Phase.FINISHED) else None,
         )
 
     def request_untrained_evaluation(self, progress: Progress, known: RunState) -> None:
         """Have version 0 judged, once: a learner that crashed before its first checkpoint has asked already."""
         if not known.evaluations_requested:
-            self._channel.request_evaluation(self._export(progress, 0))
+            self._channel.request_evaluation(self._export(progress, 0).evaluated)
 
     def paid_env_steps(self, progress: Progress) -> int:
         """Environment steps that the updates so far are owed to: actors may be ahead, a learning curve must not be."""
@@ -89,8 +98,10 @@ class Publisher:
         initial = min(self._run.initial_env_steps, self._run.num_env_steps)
         return min(progress.env_steps, initial + math.ceil(progress.online_grad_steps / self._run.utd_ratio))
 
-    def _export(self, progress: Progress, version: int) -> PolicyWeights:
+    def _export(self, progress: Progress, number: int) -> _Version:
         exact = self._run.lockstep or progress.phase is Phase.FINISHED
         env_steps = progress.env_steps if exact else self.paid_env_steps(progress)
-        stamp = PublicationStamp(version, progress.grad_steps, env_steps, time.time())
-        return export_policy(published_policy(self._state), stamp)
+        stamp = PublicationStamp(number, progress.grad_steps, env_steps, time.time())
+        acting, evaluated = acting_policy(self._state), evaluated_policy(self._state)
+        weights = export_policy(acting, stamp)
+        return _Version(weights, weights if evaluated is acting else export_policy(evaluated, stamp))

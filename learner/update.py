@@ -62,7 +62,9 @@ class LearnerState:
     policy_optimizer: Adam
     critic_optimizer: Adam
     average_policy: GaussianPolicy | None
-    """What is published instead of the policy, when `policy_average_rate` is below 1."""
+    """What actors get instead of the policy, when `policy_average_rate` is below 1."""
+    evaluated_average: GaussianPolicy | None
+    """What the evaluator gets, when `evaluated_average_rate` is set."""
     generator: torch.Generator
     """Draws batches and actions; on the learner's device."""
     grad_steps: int = 0
@@ -99,10 +101,10 @@ def make_state(config: LearnerConfig, spec: ExperienceSpec, *, seed: int, device
         generator=generator,
         scale_observations=config.normalise_observations,
     ).to(device)
-    average_policy = None
-    if config.policy_average_rate < 1.0:
-        average_policy = copy.deepcopy(policy)
-        average_policy.requires_grad_(False)
+
+    def average(wanted: bool) -> GaussianPolicy | None:
+        return copy.deepcopy(policy).requires_grad_(False) if wanted else None
+
     online, target = critics().to(device), critics().to(device)
     if config.target_initialisation == "copy":
         target.load_state_dict(online.state_dict())
@@ -118,14 +120,20 @@ def make_state(config: LearnerConfig, spec: ExperienceSpec, *, seed: int, device
             decoupled=config.policy_weight_decay_form == "decoupled",
         ),
         critic_optimizer=Adam(online.parameters(), learning_rate=config.critic_learning_rate),
-        average_policy=average_policy,
+        average_policy=average(config.policy_average_rate < 1.0),
+        evaluated_average=average(config.evaluated_average_rate is not None),
         generator=torch.Generator(device=device).manual_seed(seed + 1),
     )
 
 
-def published_policy(state: LearnerState) -> GaussianPolicy:
-    """The policy that actors and evaluator get."""
+def acting_policy(state: LearnerState) -> GaussianPolicy:
+    """The policy that actors get."""
     return state.policy if state.average_policy is None else state.average_policy
+
+
+def evaluated_policy(state: LearnerState) -> GaussianPolicy:
+    """The policy that the evaluator gets."""
+    return acting_policy(state) if state.evaluated_average is None else state.evaluated_average
 
 
 def named_tensors(state: LearnerState) -> dict[str, Tensor]:
@@ -137,6 +145,7 @@ def named_tensors(state: LearnerState) -> dict[str, Tensor]:
     modules = {
         "policy": state.policy,
         "average_policy": state.average_policy,
+        "evaluated_average": state.evaluated_average,
         "critics": state.critics,
         "targets": state.target_critics,
     }
@@ -156,7 +165,9 @@ def named_tensors(state: LearnerState) -> dict[str, Tensor]:
 
 def fit_observation_scale(state: LearnerState, observations: Tensor) -> None:
     """Set the scale of the observations in every network, where they have one, from (B, O) observations."""
-    for network in (state.policy, state.average_policy, state.critics, state.target_critics):
+    for network in (
+        state.policy, state.average_policy, state.evaluated_average, state.critics, state.target_critics,
+    ):  # fmt: skip
         if network is not None and network.scale is not None:
             network.scale.fit(observations)
 
@@ -228,18 +239,23 @@ class Workspace:
         self._state.critic_optimizer.step()
 
     def step_policy(self) -> None:
-        """Add up the lanes' gradients, step the policy, and let its average follow."""
+        """Add up the lanes' gradients, step the policy, and let its averages follow."""
         state, (first, *others) = self._state, self.lanes
         for lane in others:
             torch._foreach_add_(list(first.policy_gradients.values()), list(lane.policy_gradients.values()))
             first.log_std_gradient.add_(lane.log_std_gradient)
         state.policy.write_log_std_gradient(first.log_std_gradient)
         state.policy_optimizer.step()
+        parameters: list[Tensor] = list(state.policy.parameters())
         if state.average_policy is not None:
-            torch._foreach_lerp_(
-                list(state.average_policy.parameters()), list(state.policy.parameters()),
-                self._config.policy_average_rate,
-            )  # fmt: skip
+            averages: list[Tensor] = list(state.average_policy.parameters())
+            torch._foreach_lerp_(averages, parameters, self._config.policy_average_rate)
+        if state.evaluated_average is not None and self._config.evaluated_average_rate is not None:
+            # The optimizer's count lies on the device, so that a CUDA graph counts on.
+            steps = state.policy_optimizer.moments(parameters[0])["step"]
+            rate = awac.average_rate(steps, self._config.evaluated_average_rate)
+            for average, parameter in zip(state.evaluated_average.parameters(), parameters, strict=True):
+                average.lerp_(parameter, rate)
 
     def move_targets(self) -> None:
         """Let the target critics follow the critics."""

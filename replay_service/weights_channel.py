@@ -23,14 +23,16 @@ class WeightsChannel:
         self._client = client
         self._keys = keys
 
-    def publish(self, policy: PolicyWeights, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
+    def publish(
+        self, policy: PolicyWeights, *, evaluated: PolicyWeights | None = None, enter: Phase | None = None
+    ) -> None:
         """Make a version the newest one, atomically with its number.
 
         Repeating it, because its answer was lost, changes nothing: a version that Redis has already is left alone.
 
         Args:
-            policy: its `version` must be above every one before.
-            for_evaluation: also queue it for the evaluator.
+            policy: what actors get; its `version` must be above every one before.
+            evaluated: what the evaluator is asked to judge under the same version: `policy` or its average.
             enter: a phase that begins with this version.
         """
         if int(self._client.hget(self._keys.run, "policy_version") or 0) >= policy.version:
@@ -40,8 +42,9 @@ class WeightsChannel:
             pipe.set(self._keys.weights, message)
             pipe.hset(self._keys.run, "policy_version", policy.version)
             pipe.xadd(self._keys.publications, {"version": policy.version}, maxlen=_PUBLICATION_HISTORY)
-            if for_evaluation:
-                pipe.xadd(self._keys.evaluation_requests, {"m": message}, maxlen=_EVALUATION_BACKLOG)
+            if evaluated is not None:
+                request = message if evaluated is policy else wire.encode_policy_weights(evaluated)
+                pipe.xadd(self._keys.evaluation_requests, {"m": request}, maxlen=_EVALUATION_BACKLOG)
                 pipe.hincrby(self._keys.run, "evaluations_requested", 1)
             if enter is not None:
                 pipe.hset(self._keys.run, "phase", enter.value)

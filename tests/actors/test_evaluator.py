@@ -105,7 +105,7 @@ def test_judges_every_request_in_order_with_the_mean_action_on_the_fixed_seeds(
     policies = {version: make_policy_weights(version, env_steps=100 * version) for version in (0, 1, 5)}
     channel.request_evaluation(policies[0])
     channel.publish(make_policy_weights(3))  # nobody asks for this one
-    channel.publish(policies[5], for_evaluation=True)
+    channel.publish(policies[5], evaluated=policies[5])
     evaluator = start_evaluator()
     wait_until(lambda: len(evaluations()) == 2, "two results")
     channel.request_evaluation(policies[1])
@@ -141,11 +141,11 @@ def test_a_restarted_one_goes_on_behind_the_last_result(
     make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
 ) -> None:  # fmt: skip
     for version in (1, 2):
-        channel.publish(make_policy_weights(version), for_evaluation=True)
+        channel.publish(make_policy_weights(version), evaluated=make_policy_weights(version))
     first = start_evaluator()
     wait_until(lambda: len(evaluations()) == 2, "two results")
     first.stop()
-    channel.publish(make_policy_weights(3), for_evaluation=True)
+    channel.publish(make_policy_weights(3), evaluated=make_policy_weights(3))
     start_evaluator()
     wait_until(lambda: len(evaluations()) == 3, "the third result")
     assert [e.policy_version for e in evaluations()] == [1, 2, 3]
@@ -155,7 +155,7 @@ def test_a_stop_in_the_middle_leaves_the_request_to_the_next_one(
     start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel,
     make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
 ) -> None:  # fmt: skip
-    channel.publish(make_policy_weights(1), for_evaluation=True)
+    channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
     endless = start_evaluator(config=replace(CONFIG, episodes=10**9))
     wait_until(lambda: "evaluator" in state.endpoints(), "the evaluator to be up")
     endless.stop()
@@ -173,7 +173,7 @@ def test_a_damaged_request_is_skipped_and_counted_so_that_nobody_waits_for_it(
     redis_client.xadd(keys.evaluation_requests, {"m": b"\x93junk"})
     redis_client.xadd(keys.evaluation_requests, {"nothing": "here"})
     redis_client.hincrby(keys.run, "evaluations_requested", 2)
-    channel.publish(make_policy_weights(4), for_evaluation=True)
+    channel.publish(make_policy_weights(4), evaluated=make_policy_weights(4))
     start_evaluator()
     wait_until(lambda: len(evaluations()) == 1, "the sound request")
     assert evaluations()[0].policy_version == 4
@@ -193,7 +193,7 @@ def test_the_process_ends_on_sigterm_with_code_0(
 ) -> None:  # fmt: skip
     config = tmp_path / "run.toml"
     config.write_bytes(tomli_w.dumps({**asdict(run_config), "evaluator": {"episodes": 2}}).encode())
-    channel.publish(make_policy_weights(1), for_evaluation=True)
+    channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
     process = subprocess.Popen(
         [sys.executable, "-m", "actors", "evaluator", "--config", str(config)],
         env={**os.environ, **redis_endpoint.environment()},

@@ -15,7 +15,7 @@ from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
 from learner.mirror import TransitionBatch
 from learner.networks import PublicationStamp, export_policy
-from learner.update import LearnerState, gradient_step, make_state, published_policy
+from learner.update import LearnerState, acting_policy, gradient_step, make_state
 from replay_service import wire
 from replay_service.experience import ExperienceSpec
 from replay_service.run_state import Phase
@@ -43,7 +43,7 @@ def test_the_restored_policy_scores_as_the_saved_one(tmp_path: Path, average_rat
     config = LearnerConfig(policy_hidden_sizes=(32, 32), critic_hidden_sizes=(32,), policy_average_rate=average_rate)
 
     def score(state: LearnerState) -> Score:
-        message = wire.encode_policy_weights(export_policy(published_policy(state), PublicationStamp(1, 0, 0, 0.0)))
+        message = wire.encode_policy_weights(export_policy(acting_policy(state), PublicationStamp(1, 0, 0, 0.0)))
         policy = NumpyPolicy(wire.decode_policy_weights(message))
         found = evaluate(environment, policy, episodes=EPISODES, first_seed=EvaluatorConfig().seed)
         assert found is not None

@@ -61,7 +61,8 @@ def fill(client: RedisClient, run: RunConfig) -> None:
     RunStateStore(client, keys).initialise(run)
     channel = WeightsChannel(client, keys)
     for version in (1, 4, 9):
-        channel.publish(make_policy(version), for_evaluation=version != 9)
+        policy = make_policy(version)
+        channel.publish(policy, evaluated=None if version == 9 else policy)
     for version in (1, 4):
         Reports(client, keys).add_evaluation(judged(version), request_id=f"{version}-0")
 

@@ -32,6 +32,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
         "batch_size": 256,
         "offline_batch_size": 256,
         "policy_average_rate": 0.001,
+        "evaluated_average_rate": 0.0002,
         "num_critics": 4,
         "critic_layer_norm": True,
         "target_initialisation": "copy",

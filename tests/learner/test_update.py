@@ -17,10 +17,10 @@ from learner.mirror import TransitionBatch
 from learner.update import (
     LearnerState,
     UpdateMetrics,
+    acting_policy,
     fit_observation_scale,
     gradient_step,
     make_state,
-    published_policy,
 )
 from replay_service.experience import ExperienceSpec
 
@@ -392,17 +392,17 @@ class TestMakeState:
         assert not any(p.requires_grad for p in state.target_critics.parameters())
 
 
-def test_the_published_policy_is_an_average_when_asked() -> None:
+def test_the_acting_policy_is_an_average_when_asked() -> None:
     config = small_config(policy_average_rate=0.25)
     state, plain = fresh_state(config), fresh_state(small_config())
-    assert published_policy(plain) is plain.policy
+    assert acting_policy(plain) is plain.policy
     average = {name: p.detach().clone() for name, p in state.policy.named_parameters()}
     for step in range(3):
         for each in (state, plain):
             gradient_step(each, random_batch(step, dtype=torch.float32), config if each is state else small_config())
         for name, parameter in state.policy.named_parameters():
             average[name] = 0.75 * average[name] + 0.25 * parameter.detach()
-    published = dict(published_policy(state).named_parameters())
+    published = dict(acting_policy(state).named_parameters())
     for name, parameter in plain.policy.named_parameters():
         assert torch.equal(parameter, dict(state.policy.named_parameters())[name])  # learning is not touched
         torch.testing.assert_close(published[name].detach(), average[name])

@@ -122,7 +122,7 @@ class TestEachRoleCanDoItsWork:
 
     def test_the_evaluator(self, as_role: As, keys: Keys, state: RunStateStore,
                            make_policy_weights: MakePolicyWeights) -> None:  # fmt: skip
-        WeightsChannel(as_role(Role.LEARNER), keys).publish(make_policy_weights(1), for_evaluation=True)
+        WeightsChannel(as_role(Role.LEARNER), keys).publish(make_policy_weights(1), evaluated=make_policy_weights(1))
         client = as_role(Role.EVALUATOR)
         RunStateStore(client, keys).publish_endpoint("evaluator", "127.0.0.1:1")
         reports = Reports(client, keys)
@@ -145,7 +145,7 @@ class TestEachRoleCanDoItsWork:
         assert Quarantine(client, keys).put(BadEntry(entry.entry_id, 0, "a try")) == 5
         channel = WeightsChannel(client, keys)
         channel.request_evaluation(make_policy_weights(0))
-        channel.publish(make_policy_weights(1), for_evaluation=True, enter=Phase.FINISHED)
+        channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1), enter=Phase.FINISHED)
         Reports(client, keys).add_learner_report(LearnerReport(1, 2, 3.0, {}))
         store = RunStateStore(client, keys)
         store.publish_endpoint("learner", "127.0.0.1:1")

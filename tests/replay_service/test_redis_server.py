@@ -309,7 +309,9 @@ class TestRestart:
         client = connect(running.endpoint)
         state = RunStateStore(client, keys)
         state.initialise(run_config)
-        WeightsChannel(client, keys).publish(make_policy_weights(3), for_evaluation=True, enter=Phase.ONLINE)
+        WeightsChannel(client, keys).publish(
+            make_policy_weights(3), evaluated=make_policy_weights(3), enter=Phase.ONLINE
+        )
         writer = TrajectoryWriter(client, keys, spec, actor_id=0)
         writer.register()
         for sequence in range(3):

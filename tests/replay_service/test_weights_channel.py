@@ -72,7 +72,8 @@ def test_the_evaluator_gets_the_versions_meant_for_it_in_order(
     make_policy_weights: MakePolicyWeights,
 ) -> None:
     for version in range(1, 6):
-        channel.publish(make_policy_weights(version), for_evaluation=version % 2 == 1)
+        policy = make_policy_weights(version)
+        channel.publish(policy, evaluated=policy if version % 2 == 1 else None)
     assert state.read().evaluations_requested == 3
     assert versions(requests) == [1, 3, 5]
     assert versions(requests) == []
@@ -98,7 +99,7 @@ def test_an_evaluator_that_comes_back_goes_on_after_its_last_request(
     make_policy_weights: MakePolicyWeights,
 ) -> None:
     for version in (1, 2, 3):
-        channel.publish(make_policy_weights(version), for_evaluation=True)
+        channel.publish(make_policy_weights(version), evaluated=make_policy_weights(version))
     first = requests.next(block_ms=1)
     assert first is not None
     resumed = EvaluationRequests(redis_client, keys, cursor=first.request_id)
@@ -114,7 +115,7 @@ def test_a_damaged_request_is_reported_once_and_passed(
 ) -> None:
     redis_client.xadd(keys.evaluation_requests, {"m": b"damaged"})
     redis_client.xadd(keys.evaluation_requests, {"other": b"field"})
-    channel.publish(make_policy_weights(7), for_evaluation=True)
+    channel.publish(make_policy_weights(7), evaluated=make_policy_weights(7))
     for _ in range(2):
         with pytest.raises(WireError):
             requests.next(block_ms=1)
@@ -126,7 +127,10 @@ def test_requests_that_nobody_takes_do_not_pile_up_without_end(
 ) -> None:
     """Redis trims whole nodes of the stream: messages of a few kilobytes, as real ones, come close to the 64."""
     for version in range(1, 101):
-        channel.publish(make_policy_weights(version, hidden_sizes=(40, 40)), for_evaluation=True)
+        channel.publish(
+            make_policy_weights(version, hidden_sizes=(40, 40)),
+            evaluated=make_policy_weights(version, hidden_sizes=(40, 40)),
+        )
     waiting = redis_client.xrange(keys.evaluation_requests)
     kept = [wire.decode_policy_weights(fields[b"m"]).version for _, fields in waiting]
     assert 64 <= len(kept) <= 66

@@ -17,7 +17,7 @@ from launcher.drill import ROLES
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.networks import PublicationStamp, export_policy
-from learner.update import make_state, published_policy
+from learner.update import acting_policy, make_state
 from replay_service.config_file import load_role_config, load_run_config
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.keys import Keys
@@ -84,7 +84,7 @@ def checkpointed_policy(run_dir: Path, version: int) -> dict[int, PolicyWeights]
         alone.mkdir(parents=True)
         (alone / folder.name).symlink_to(folder.resolve())
         assert CheckpointStore(alone, spec=spec, config=config).restore(state) is not None
-        found[steps] = export_policy(published_policy(state), PublicationStamp(version, steps, 0, time.time()))
+        found[steps] = export_policy(acting_policy(state), PublicationStamp(version, steps, 0, time.time()))
     return found
 
 

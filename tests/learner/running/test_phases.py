@@ -113,11 +113,13 @@ class TestPhases:
                 tape.append(("checkpoint", progress.phase, progress.grad_steps))
                 return plain_save(state, progress)
 
-            def publish(policy: PolicyWeights, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
+            def publish(
+                policy: PolicyWeights, *, evaluated: PolicyWeights | None = None, enter: Phase | None = None
+            ) -> None:
                 if enter is not None:
                     counters = seeded_state.read()
-                    tape.append(("publish", enter, counters.grad_steps, for_evaluation))
-                plain_publish(policy, for_evaluation=for_evaluation, enter=enter)
+                    tape.append(("publish", enter, counters.grad_steps, evaluated is policy))
+                plain_publish(policy, evaluated=evaluated, enter=enter)
 
             learner._store.save = save  # type: ignore[method-assign]
             learner._channel.publish = publish  # type: ignore[method-assign]
