@@ -1,8 +1,10 @@
 """Forward and backward passes of the two networks, written out over buffers that are made once.
 
 Autograd would allocate and visit some two hundred small tensors a step. Here every pass writes into the same buffers,
-which never move, so that a CUDA graph can be captured of them. Tests hold each pass to a slow implementation with
-autograd.
+which never move, so that a CUDA graph can be captured of them, and so that no memory is asked for: the C library maps
+blocks of a megabyte anew each time, and touching their pages costs more than the arithmetic. That is why the layer
+normalisation is written out as well, torch's own has no form that allocates nothing. Tests hold each pass to a slow
+implementation with autograd.
 
 A pass may carry only some rows of a batch, as one lane of several (`learner.lanes`): it then writes gradients of its
 own, which are added up.
@@ -85,8 +87,11 @@ class _Hidden:
     gradient: Tensor
     """(N, B, H)."""
     normal: Tensor
+    """(N, B, H): the product with mean 0 and standard deviation 1 over H."""
     mean: Tensor
+    """(N, B, 1): of the product; `backward` leaves other means in it."""
     inverse_std: Tensor
+    """(N, B, 1)."""
 
 
 class CriticPass:
@@ -125,9 +130,13 @@ class CriticPass:
             back = torch.empty_like(product) if gradients is not None else empty
             statistics = [like.new_empty(count, batch_size, 1) for _ in range(2)]
             self._hidden.append(_Hidden(product, output, back, normal, *statistics))
+        self._summands = like.new_empty(count, batch_size, critics.weights[-1].shape[1])
         self._raw = like.new_empty(count, batch_size, 1)
         self._q = like.new_empty(count, batch_size)
         self._gradient = like.new_empty(count, batch_size, 1)
+        self._chosen: dict[Tensor, Tensor] = {}
+        if count < critics.num_critics:
+            self._chosen = {p: torch.empty_like(p[:count], requires_grad=False) for p in critics.parameters()}
         self._within = torch.empty_like(self._gradient, dtype=torch.bool)
 
     def forward(self, observations: Tensor, actions: Tensor, members: Tensor | None = None) -> Tensor:
@@ -142,23 +151,23 @@ class CriticPass:
         torch.cat([observations, actions], dim=-1, out=self._inputs)
 
         def chosen(parameter: Tensor) -> Tensor:
-            return parameter if members is None else parameter.index_select(0, members)
+            if members is None:
+                return parameter
+            return torch.index_select(parameter, 0, members, out=self._chosen[parameter])
 
         hidden = self._inputs.expand(len(self._raw), *self._inputs.shape)
         for index, layer in enumerate(self._hidden):
             bias, weight = chosen(critics.biases[index]), chosen(critics.weights[index])
             torch.baddbmm(bias, hidden, weight, out=layer.product)
             if self._norm:
-                width = [layer.product.shape[-1]]
-                torch.ops.aten.native_layer_norm.out(
-                    layer.product, width, None, None, _LAYER_NORM_EPSILON,
-                    out0=layer.normal, out1=layer.mean, out2=layer.inverse_std,
-                )  # fmt: skip
+                _normalise(layer)
                 shift, scale = chosen(critics.shifts[index]), chosen(critics.scales[index])
                 torch.addcmul(shift, layer.normal, scale, out=layer.output)
             layer.output.clamp_(min=0.0)
             hidden = layer.output
-        torch.baddbmm(chosen(critics.biases[-1]), hidden, chosen(critics.weights[-1]), out=self._raw)
+        # One column: sums of products, where a matrix product would take four times as long on a CPU.
+        torch.mul(hidden, chosen(critics.weights[-1]).transpose(1, 2), out=self._summands)
+        torch.sum(self._summands, dim=-1, keepdim=True, out=self._raw).add_(chosen(critics.biases[-1]))
         raw = self._raw.squeeze(-1)
         return raw if critics.max_q is None else torch.clamp(raw, max=critics.max_q, out=self._q)
 
@@ -175,11 +184,19 @@ class CriticPass:
         for index in range(len(self._hidden), -1, -1):
             below = self._hidden[index - 1].output if index else self._inputs.expand(len(gradient), *self._inputs.shape)
             weight, bias = critics.weights[index], critics.biases[index]
-            torch.bmm(below.transpose(1, 2), gradient, out=self._gradients[weight])
+            one_column = index == len(self._hidden)
+            if one_column:
+                torch.mul(below, gradient, out=self._summands)
+                torch.sum(self._summands, dim=1, out=self._gradients[weight].squeeze(-1))
+            else:
+                torch.bmm(below.transpose(1, 2), gradient, out=self._gradients[weight])
             torch.sum(gradient, dim=1, keepdim=True, out=self._gradients[bias])
             if index:
                 layer = self._hidden[index - 1]
-                torch.bmm(gradient, weight.transpose(1, 2), out=layer.gradient)
+                if one_column:
+                    torch.mul(gradient, weight.transpose(1, 2), out=layer.gradient)
+                else:
+                    torch.bmm(gradient, weight.transpose(1, 2), out=layer.gradient)
                 gradient = _through_relu(layer.gradient, layer.output)
                 if self._norm:
                     gradient = self._through_norm(gradient, layer, index - 1)
@@ -191,11 +208,11 @@ class CriticPass:
         scaled = torch.mul(gradient, layer.normal, out=layer.output)
         torch.sum(scaled, dim=1, keepdim=True, out=self._gradients[critics.scales[index]])
         gradient.mul_(critics.scales[index])
-        width = [gradient.shape[-1]]
-        through: Tensor = torch.ops.aten.native_layer_norm_backward(
-            gradient, layer.product, width, layer.mean, layer.inverse_std, None, None, [True, False, False]
-        )[0]
-        return through
+        # dL/dproduct = (g - mean(g) - normal mean(g normal)) / std, means over H (Ba, Kiros and Hinton 2016).
+        torch.mul(gradient, layer.normal, out=scaled)
+        gradient.sub_(torch.mean(gradient, dim=-1, keepdim=True, out=layer.mean))
+        gradient.addcmul_(layer.normal, torch.mean(scaled, dim=-1, keepdim=True, out=layer.mean), value=-1.0)
+        return gradient.mul_(layer.inverse_std)
 
 
 def own_gradients(module: nn.Module) -> dict[Tensor, Tensor]:
@@ -207,6 +224,15 @@ def own_gradients(module: nn.Module) -> dict[Tensor, Tensor]:
                 parameter.grad = torch.zeros_like(parameter)
             found[parameter] = parameter.grad
     return found
+
+
+def _normalise(layer: _Hidden) -> None:
+    """Write `normal`, `mean` and `inverse_std` of the layer's product."""
+    torch.mean(layer.product, dim=-1, keepdim=True, out=layer.mean)
+    torch.sub(layer.product, layer.mean, out=layer.normal)
+    torch.linalg.vector_norm(layer.normal, dim=-1, keepdim=True, out=layer.inverse_std)
+    layer.inverse_std.square_().div_(layer.product.shape[-1]).add_(_LAYER_NORM_EPSILON).rsqrt_()
+    layer.normal.mul_(layer.inverse_std)
 
 
 def _through_relu(gradient: Tensor, output: Tensor) -> Tensor:
