@@ -15,7 +15,7 @@ from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
 from learner.mirror import TransitionBatch
 from learner.networks import PublicationStamp, export_policy
-from learner.update import LearnerState, acting_policy, gradient_step, make_state
+from learner.update import LearnerState, evaluated_policy, gradient_step, make_state
 from replay_service import wire
 from replay_service.experience import ExperienceSpec
 from replay_service.run_state import Phase
@@ -36,14 +36,19 @@ def train(state: LearnerState, config: LearnerConfig, spec: ExperienceSpec, step
         gradient_step(state, batch, config)
 
 
-@pytest.mark.parametrize("average_rate", [1.0, 0.1], ids=["the policy", "its average"])
-def test_the_restored_policy_scores_as_the_saved_one(tmp_path: Path, average_rate: float) -> None:
+@pytest.mark.parametrize(
+    ("acting", "evaluated"), [(1.0, None), (0.1, None), (1.0, 0.1)], ids=["the policy", "its average", "one of its own"]
+)
+def test_the_restored_policy_scores_as_the_saved_one(tmp_path: Path, acting: float, evaluated: float | None) -> None:
     environment = make_environment("pen")
     spec = environment.spec
-    config = LearnerConfig(policy_hidden_sizes=(32, 32), critic_hidden_sizes=(32,), policy_average_rate=average_rate)
+    config = LearnerConfig(
+        policy_hidden_sizes=(32, 32), critic_hidden_sizes=(32,), policy_average_rate=acting,
+        evaluated_average_rate=evaluated,
+    )  # fmt: skip
 
     def score(state: LearnerState) -> Score:
-        message = wire.encode_policy_weights(export_policy(acting_policy(state), PublicationStamp(1, 0, 0, 0.0)))
+        message = wire.encode_policy_weights(export_policy(evaluated_policy(state), PublicationStamp(1, 0, 0, 0.0)))
         policy = NumpyPolicy(wire.decode_policy_weights(message))
         found = evaluate(environment, policy, episodes=EPISODES, first_seed=EvaluatorConfig().seed)
         assert found is not None

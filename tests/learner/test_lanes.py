@@ -96,7 +96,7 @@ def test_a_step_by_three_lanes_equals_the_slow_implementation(changes: dict[str,
 
 
 def test_the_same_number_of_lanes_gives_the_same_bits() -> None:
-    config = small_config(critic_layer_norm=True, policy_average_rate=0.5)
+    config = small_config(critic_layer_norm=True, policy_average_rate=0.5, evaluated_average_rate=0.1)
     results = []
     for _ in range(2):
         state = fresh_state(config)

@@ -18,6 +18,7 @@ from learner.update import (
     LearnerState,
     UpdateMetrics,
     acting_policy,
+    evaluated_policy,
     fit_observation_scale,
     gradient_step,
     make_state,
@@ -407,6 +408,25 @@ def test_the_acting_policy_is_an_average_when_asked() -> None:
         assert torch.equal(parameter, dict(state.policy.named_parameters())[name])  # learning is not touched
         torch.testing.assert_close(published[name].detach(), average[name])
         assert not torch.equal(published[name], parameter)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.02])
+def test_the_evaluated_policy_is_an_average_of_its_own_when_asked(rate: float) -> None:
+    config = small_config(policy_average_rate=0.25, evaluated_average_rate=rate)
+    state, other = fresh_state(config), fresh_state(small_config(policy_average_rate=0.25))
+    assert evaluated_policy(other) is acting_policy(other)
+    average = {name: p.detach().double() for name, p in state.policy.named_parameters()}
+    for step in range(1, 31):
+        gradient_step(state, random_batch(step, dtype=torch.float32), config)
+        gradient_step(other, random_batch(step, dtype=torch.float32), small_config(policy_average_rate=0.25))
+        share = max(rate, 9 / (9 + step))
+        for name, parameter in state.policy.named_parameters():
+            average[name] += share * (parameter.detach().double() - average[name])
+    for name, parameter in evaluated_policy(state).named_parameters():
+        torch.testing.assert_close(parameter.double(), average[name], rtol=1e-5, atol=1e-6)
+        assert not parameter.requires_grad
+    for name, parameter in acting_policy(other).named_parameters():
+        assert torch.equal(parameter, dict(acting_policy(state).named_parameters())[name])  # actors get what they got
 
 
 def test_observations_are_scaled_once_for_all_networks() -> None:

@@ -7,7 +7,9 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from learner.checkpoint import Progress
 from learner.config import LearnerConfig
@@ -74,6 +76,23 @@ class TestPhases:
         assert [r.env_steps for r in requests] == [0, 0, run.num_env_steps]
         assert weights_digest(WeightsChannel(redis_client, keys).fetch()) == weights_digest(requests[-1])
         assert len({weights_digest(r) for r in requests}) == 3
+
+    def test_the_evaluator_gets_the_average_that_is_meant_for_it_and_actors_get_theirs(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, drive: DriveRun,
+    ) -> None:  # fmt: skip
+        learner = start_learner(config=replace(CONFIG, evaluated_average_rate=0.01))
+        drive(run_config).until_finished(learner)
+        last, newest = evaluation_requests(redis_client, keys)[-1], WeightsChannel(redis_client, keys).fetch()
+        assert newest is not None
+        learnt = learner.learner._state
+        assert (last.version, last.grad_steps, last.env_steps) == (newest.version, newest.grad_steps, newest.env_steps)
+        for weights, policy in ((last, learnt.evaluated_average), (newest, learnt.policy)):
+            assert policy is not None
+            layers = [layer for layer in policy.layers if isinstance(layer, torch.nn.Linear)]
+            for found, layer in zip(weights.weights, layers, strict=True):
+                np.testing.assert_array_equal(found, layer.weight.detach().numpy())
+        assert weights_digest(last) != weights_digest(newest)
 
     def test_versions_between_are_evaluated_when_their_environment_steps_have_come(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
