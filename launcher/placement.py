@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from launcher.capacity import Node
@@ -42,7 +42,6 @@ _CALL_TIMEOUT_S = 30.0
 _LOG_TAIL_BYTES = 64 * 1024
 _PIN = 0.001
 """Share of a node's own resource that keeps a program on that node."""
-_LOOK_S = 0.05
 _LOOK_EVERY_S = 1.0
 _BESIDE_S = 3.0
 """How long Ray may take to find room for the learner beside the replay service before it may go elsewhere."""
@@ -315,7 +314,9 @@ class RolePlacement:
         # Ray is asked once a second, whatever the number of programs that want to know.
         if now - self._room_asked >= _LOOK_EVERY_S:
             self._room_asked = now
-            if room.wait(_LOOK_S):
+            # `room.wait` would not do: it takes whole seconds, and less than one is none at all.
+            table: Any = placement_group_table  # untyped in ray
+            if table(room)["state"] == "CREATED":
                 self._room_seen = room
         return room is self._room_seen
 
