@@ -283,6 +283,7 @@ class RolePlacement:
         self.discard(program.name)
         if program.role is Role.LEARNER:
             self._follow_checkpoints(program)
+            self._room_seen = None  # Ray takes the room back when its node dies, and then looks for another
             for other in self._hosted.values():
                 self._hold_back(other)
         hosted = self._hosted[program.name] = _Hosted(program, environment)
