@@ -1,10 +1,10 @@
 """Forward and backward passes of the two networks, written out over buffers that are made once.
 
 Autograd would allocate and visit some two hundred small tensors a step. Here every pass writes into the same buffers,
-which never move, so that a CUDA graph can be captured of them, and so that no memory is asked for: the C library maps
-blocks of a megabyte anew each time, and touching their pages costs more than the arithmetic. That is why the layer
-normalisation is written out as well, torch's own has no form that allocates nothing. Tests hold each pass to a slow
-implementation with autograd.
+which never move, so that a CUDA graph can be captured of them, and so that no memory is asked for: the C library may
+map blocks of a megabyte anew each time, and touching their pages can cost more than the arithmetic. That is why the
+layer normalisation is written out as well: torch's own has no form that allocates nothing. Tests hold each pass to a
+slow implementation with autograd.
 
 A pass may carry only some rows of a batch, as one lane of several (`learner.lanes`): it then writes gradients of its
 own, which are added up.
