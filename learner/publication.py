@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import NamedTuple
 
 from learner.checkpoint import Progress
 from learner.config import LearnerConfig
@@ -18,13 +17,6 @@ from replay_service.run_state import Phase, RunState
 from replay_service.weights_channel import WeightsChannel
 
 _log = logging.getLogger(__name__)
-
-
-class _Version(NamedTuple):
-    """The policy under one number, as those who act get it and as it is judged."""
-
-    acting: PolicyWeights
-    evaluated: PolicyWeights
 
 
 class Publisher:
@@ -52,14 +44,16 @@ class Publisher:
         self._state = state
         self._channel = channel
         self._metrics = metrics
-        self._published: _Version | None = None
+        self._published: PolicyWeights | None = None
 
     def publish(self, progress: Progress, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
         """Publish the next version, with its evaluation and the phase that begins with it in the same step."""
         number = progress.policy_version + 1
-        version = self._export(progress, number)
-        self._channel.publish(version.acting, evaluated=version.evaluated if for_evaluation else None, enter=enter)
-        self._published = version
+        weights = self._acting(progress, number)
+        self._channel.publish(
+            weights, evaluated=self._evaluated(progress, number) if for_evaluation else None, enter=enter
+        )
+        self._published = weights
         progress.policy_version = number
         self._metrics.policy_version.set(number)
         self._metrics.publications.inc()
@@ -78,18 +72,18 @@ class Publisher:
         if known.policy_version >= progress.policy_version:
             return
         _log.warning("Redis lost version %d: it is published again", progress.policy_version)
-        phase = progress.phase
-        version = self._published or self._export(progress, progress.policy_version)
+        phase, number = progress.phase, progress.policy_version
         self._channel.publish(
-            version.acting,
-            evaluated=version.evaluated if phase is Phase.FINISHED else None,
+            self._published or self._acting(progress, number),
+            # Nothing has been learned since the last version: it can be written out once more.
+            evaluated=self._evaluated(progress, number) if phase is Phase.FINISHED else None,
             enter=phase if phase in (Phase.ONLINE, Phase.FINISHED) else None,
         )
 
     def request_untrained_evaluation(self, progress: Progress, known: RunState) -> None:
         """Have version 0 judged, once: a learner that crashed before its first checkpoint has asked already."""
         if not known.evaluations_requested:
-            self._channel.request_evaluation(self._export(progress, 0).evaluated)
+            self._channel.request_evaluation(self._evaluated(progress, 0))
 
     def paid_env_steps(self, progress: Progress) -> int:
         """Environment steps that the updates so far are owed to: actors may be ahead, a learning curve must not be."""
@@ -98,10 +92,15 @@ class Publisher:
         initial = min(self._run.initial_env_steps, self._run.num_env_steps)
         return min(progress.env_steps, initial + math.ceil(progress.online_grad_steps / self._run.utd_ratio))
 
-    def _export(self, progress: Progress, number: int) -> _Version:
+    def _acting(self, progress: Progress, number: int) -> PolicyWeights:
+        """The policy under a number, for those who act."""
+        return export_policy(acting_policy(self._state), self._stamp(progress, number))
+
+    def _evaluated(self, progress: Progress, number: int) -> PolicyWeights:
+        """The policy under a number as it is judged; written out only for those versions that are."""
+        return export_policy(evaluated_policy(self._state), self._stamp(progress, number))
+
+    def _stamp(self, progress: Progress, number: int) -> PublicationStamp:
         exact = self._run.lockstep or progress.phase is Phase.FINISHED
         env_steps = progress.env_steps if exact else self.paid_env_steps(progress)
-        stamp = PublicationStamp(number, progress.grad_steps, env_steps, time.time())
-        acting, evaluated = acting_policy(self._state), evaluated_policy(self._state)
-        weights = export_policy(acting, stamp)
-        return _Version(weights, weights if evaluated is acting else export_policy(evaluated, stamp))
+        return PublicationStamp(number, progress.grad_steps, env_steps, time.time())

@@ -137,7 +137,8 @@ class TestPhases:
             ) -> None:
                 if enter is not None:
                     counters = seeded_state.read()
-                    tape.append(("publish", enter, counters.grad_steps, evaluated is policy))
+                    judged = None if evaluated is None else evaluated.version - policy.version
+                    tape.append(("publish", enter, counters.grad_steps, judged))
                 plain_publish(policy, evaluated=evaluated, enter=enter)
 
             learner._store.save = save  # type: ignore[method-assign]
@@ -146,9 +147,9 @@ class TestPhases:
         drive(run_config).until_finished(start_learner(prepare=record))
         assert tape == [
             ("checkpoint", Phase.ONLINE, 30),
-            ("publish", Phase.ONLINE, 30, True),  # the counters in Redis, too, are there before the phase
+            ("publish", Phase.ONLINE, 30, 0),  # the counters in Redis, too, are there before the phase
             ("checkpoint", Phase.FINISHED, 130),
-            ("publish", Phase.FINISHED, 130, True),
+            ("publish", Phase.FINISHED, 130, 0),
         ]
 
     def test_each_phase_has_its_batch_size_and_online_batches_their_offline_fraction(
