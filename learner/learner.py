@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,24 +12,20 @@ from prometheus_client import CollectorRegistry
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
 from learner.gradient_steps import GradientSteps, capture_for
+from learner.ingestion import Ingestion
 from learner.matrix_products import prefer_onednn
 from learner.metrics import LearnerMetrics
-from learner.mirror import ReplayMirror, Transitions, n_step_transitions
+from learner.mirror import ReplayMirror
 from learner.publication import Publisher
 from learner.report import MetricMeans
 from learner.threads import use_threads
-from learner.update import (
-    LearnerState,
-    fit_observation_scale,
-    make_state,
-)
+from learner.update import LearnerState, fit_observation_scale, make_state
 from replay_service.config import RunConfig
 from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
 from replay_service.disk_space import wait_for_space
-from replay_service.errors import CheckpointError, DatasetError, LockstepBroken
-from replay_service.experience import Trajectory
+from replay_service.errors import CheckpointError
 from replay_service.keys import Keys
-from replay_service.lockstep import Turns, turn_of_version
+from replay_service.lockstep import turn_of_version
 from replay_service.patience import Patience
 from replay_service.process import StopSignal, WaitNotice, serve_metrics
 from replay_service.rate_limiter import updates_allowed
@@ -38,7 +33,7 @@ from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.seeding import SeedInfo, seed_info
 from replay_service.spec_check import check_spec
-from replay_service.trajectory_stream import BadEntry, Quarantine, StreamEntry, TrajectoryReader
+from replay_service.trajectory_stream import Quarantine, TrajectoryReader
 from replay_service.waits import WaitSeconds
 from replay_service.weights_channel import WeightsChannel
 
@@ -46,9 +41,7 @@ _PROCESS_NAME = "learner"
 _SYNC_EVERY_S = 0.05
 """Longest time between two round trips to Redis while updates go on."""
 _BLOCK_MS = 100
-_ENTRIES_A_READ = 64
 _IDLE_PAUSE_S = 0.05
-_ACTORS_NAMED = 8
 
 _log = logging.getLogger(__name__)
 
@@ -91,15 +84,9 @@ class Learner:
         self._progress = Progress()
         self._last_sync = self._last_checkpoint = time.monotonic()
         self._waited_s = 0.0
-        self._quarantined_steps = 0
         self._mirror: ReplayMirror
         self._steps: GradientSteps
-        self._reader = TrajectoryReader(self._client, keys.online, run.spec)
-        self._turns: Turns | None = None
-        if run.lockstep:
-            self._turns = Turns(
-                actors=run.actors, num_env_steps=run.num_env_steps, max_episode_steps=run.spec.max_episode_steps
-            )
+        self._ingestion: Ingestion
 
     def run(self) -> None:
         """Work until the budget is done and, unless told to exit then, a stop is asked for.
@@ -123,10 +110,10 @@ class Learner:
         if self._progress.phase in (Phase.SEEDING, Phase.PRETRAINING):
             self._pretrain()
         if self._progress.phase is Phase.ONLINE and not self._stop.is_set():
-            if self._turns is None:
-                self._fine_tune()
+            if self._run.lockstep:
+                self._fine_tune_in_turns()
             else:
-                self._fine_tune_in_turns(self._turns)
+                self._fine_tune()
         self._finish()
 
     # Startup
@@ -154,7 +141,7 @@ class Learner:
             return
         self._progress = restored
         self._progress.stream_position = 0  # filling the mirror finds it again
-        if self._turns is not None:
+        if self._run.lockstep:
             # A version names its turn. What was published behind the checkpoint is published again, bit by bit.
             due = restored.phase is Phase.ONLINE and restored.policy_version == 0
             unfinished = restored.phase is Phase.FINISHED and shared is not None and shared.phase is not restored.phase
@@ -188,21 +175,26 @@ class Learner:
         )
         capture = capture_for(self._device, self._config)
         self._steps = GradientSteps(self._state, self._mirror, self._config, capture=capture)
-        reader = TrajectoryReader(self._client, self._keys.seed, spec)
-        while not self._stop.is_set():
-            entries = self._patience.until_answered(lambda: list(reader.read(count=_ENTRIES_A_READ)))
-            if not entries:
-                break
-            for entry in entries:
-                if isinstance(entry, BadEntry):
-                    raise DatasetError(f"seed entry {entry.entry_id} does not fit the run: {entry.reason}")
-                self._mirror.insert_seed(self._transitions(entry.trajectory))
+        ingestion = self._ingestion = Ingestion(
+            self._run,
+            self._config,
+            self._mirror,
+            online=TrajectoryReader(self._client, self._keys.online, spec),
+            quarantine=self._quarantine,
+            patience=self._patience,
+            metrics=self._metrics,
+        )
+        seed = TrajectoryReader(self._client, self._keys.seed, spec)
+        while not self._stop.is_set() and self._patience.until_answered(lambda: ingestion.read_seed(seed)):
+            pass
         if self._config.normalise_observations and self._progress.grad_steps == 0 and self._mirror.seed_size > 1:
             fit_observation_scale(self._state, self._mirror.seed_observations())
-        while self._patience.until_answered(lambda: self._ingest(block_ms=None)) and not self._stop.is_set():
+        while not self._stop.is_set() and self._patience.until_answered(
+            lambda: ingestion.read_online(self._progress, block_ms=None) > 0
+        ):
             pass
-        if self._turns is not None and not self._stop.is_set():
-            self._retake_turns(self._turns)
+        if self._run.lockstep and not self._stop.is_set():
+            ingestion.retake_turns(self._progress)
         self._prove_resume()
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
 
@@ -265,7 +257,7 @@ class Learner:
                 if self._stop.is_set():
                     break
 
-    def _fine_tune_in_turns(self, turns: Turns) -> None:
+    def _fine_tune_in_turns(self) -> None:
         config, progress = self._config, self._progress
         self._sync(block_ms=None)
         while not self._stop.is_set():
@@ -278,37 +270,17 @@ class Learner:
             if self._budget_is_done():
                 self._complete()
                 return
-            if turn_of_version(progress.policy_version) < turns.next_turn:
+            if turn_of_version(progress.policy_version) < self._ingestion.next_turn:
                 self._publish_online()
-            self._take_turn(turns)
+            self._take_turn()
 
-    def _take_turn(self, turns: Turns) -> None:
+    def _take_turn(self) -> None:
         """Wait until every actor has played the next turn, and take it in."""
         while not self._stop.is_set():
-            taken = turns.take(self._progress.env_steps)
-            if taken is not None:
+            if self._ingestion.take_turn(self._progress):
                 self._notice.done()
-                self._insert_turn(taken)
                 return
-            missing = ", ".join(str(actor) for actor in turns.missing(self._progress.env_steps)[:_ACTORS_NAMED])
-            self._await_experience(f"the episodes of turn {turns.next_turn} (actors {missing})")
-
-    def _retake_turns(self, turns: Turns) -> None:
-        """Take in the turns that the checkpoint had taken in; what came behind them waits for its turn."""
-        goal, self._progress.env_steps = self._progress.env_steps, 0
-        while self._progress.env_steps < goal:
-            taken = turns.take(self._progress.env_steps)
-            if taken is None:
-                raise LockstepBroken(
-                    f"the checkpoint has taken in {goal} env steps, but the stream holds only "
-                    f"{self._progress.env_steps} of them: turn {turns.next_turn} is incomplete"
-                )
-            self._insert_turn(taken)
-
-    def _insert_turn(self, taken: Sequence[Trajectory]) -> None:
-        for trajectory in taken:
-            self._mirror.insert_online(self._transitions(trajectory), first_step=self._progress.env_steps)
-            self._progress.env_steps += trajectory.num_steps
+            self._await_experience(self._ingestion.awaited(self._progress))
 
     def _complete(self) -> None:
         self._progress.phase = Phase.FINISHED
@@ -385,55 +357,17 @@ class Learner:
             counters = {"grad_steps": progress.grad_steps, "online_grad_steps": progress.online_grad_steps}
             self._client.hset(self._keys.run, mapping=counters)
             if block_ms is not None:
-                self._ingest(block_ms=block_ms)
+                self._ingestion.read_online(progress, block_ms=block_ms)
             env_steps = self._run_state.env_steps()
             # All of these steps are in the stream by now. Reading it to its end shows which of them are bad, so the
             # learner never works, nor finishes, for steps that are taken out again.
-            quarantined = self._quarantined_steps
-            while self._ingest(block_ms=None) == _ENTRIES_A_READ:
-                pass
-            return env_steps - (self._quarantined_steps - quarantined)
+            return env_steps - self._ingestion.read_online_to_its_end(progress)
 
         env_steps = self._patience.until_answered(exchange)
-        if env_steps is not None and self._turns is None:
+        if env_steps is not None and not self._run.lockstep:
             progress.env_steps = env_steps
         self._publish_what_redis_lost()
         self._last_sync = time.monotonic()
-
-    def _ingest(self, *, block_ms: int | None) -> int:
-        taken = 0
-        for entry in self._reader.read(count=_ENTRIES_A_READ, block_ms=block_ms):
-            if isinstance(entry, StreamEntry):
-                self._progress.stream_position = entry.first_step + entry.trajectory.num_steps
-            if isinstance(entry, BadEntry):
-                self._put_aside(entry)
-            elif self._turns is not None:
-                self._turns.add(entry.trajectory)
-                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
-            else:
-                self._mirror.insert_online(self._transitions(entry.trajectory), first_step=entry.first_step)
-                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
-            taken += 1
-        return taken
-
-    def _transitions(self, trajectory: Trajectory) -> Transitions:
-        transitions = n_step_transitions(
-            trajectory,
-            n_step=self._config.n_step,
-            discount=self._config.discount,
-            use_terminals=self._config.use_terminals,
-        )
-        if self._config.clip_stored_actions:
-            transitions = transitions._replace(actions=transitions.actions.clip(-1.0, 1.0))
-        return transitions
-
-    def _put_aside(self, bad: BadEntry) -> None:
-        # Patience of its own: the reader has moved past the entry and would not bring it again.
-        steps = self._patience.until_answered(lambda: self._quarantine.put(bad)) or 0
-        self._quarantined_steps += steps
-        _log.warning("quarantined %s (%d steps): %s", bad.entry_id, steps, bad.reason)
-        if self._turns is not None and steps:
-            raise LockstepBroken(f"a trajectory was damaged in storage ({bad.reason}): its turn can never be completed")
 
     def _publish_online(self) -> None:
         self._patience.until_answered(lambda: self._publisher.publish_online(self._progress))

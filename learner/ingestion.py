@@ -1,0 +1,175 @@
+"""How trajectories come from Redis into the replay mirror: the seed, then the stream; in lockstep turn by turn."""
+
+from __future__ import annotations
+
+import logging
+
+from learner.checkpoint import Progress
+from learner.config import LearnerConfig
+from learner.metrics import LearnerMetrics
+from learner.mirror import ReplayMirror, Transitions, n_step_transitions
+from replay_service.config import RunConfig
+from replay_service.errors import DatasetError, LockstepBroken
+from replay_service.experience import Trajectory
+from replay_service.lockstep import Turns
+from replay_service.patience import Patience
+from replay_service.trajectory_stream import BadEntry, Quarantine, StreamEntry, TrajectoryReader
+
+_ENTRIES_A_READ = 64
+_ACTORS_NAMED = 8
+
+_log = logging.getLogger(__name__)
+
+
+class Ingestion:
+    """Reads on where it stopped, puts aside what is damaged, and stores the rest.
+
+    Args:
+        run: the run's settings.
+        config: how trajectories become transitions.
+        mirror: is filled.
+        online: reads the stream of the actors.
+        quarantine: where damaged entries go.
+        patience: waits for a Redis that is away.
+        metrics: count the steps.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        config: LearnerConfig,
+        mirror: ReplayMirror,
+        *,
+        online: TrajectoryReader,
+        quarantine: Quarantine,
+        patience: Patience,
+        metrics: LearnerMetrics,
+    ) -> None:
+        self._config = config
+        self._mirror = mirror
+        self._online = online
+        self._quarantine = quarantine
+        self._patience = patience
+        self._metrics = metrics
+        self._turns: Turns | None = None
+        if run.lockstep:
+            self._turns = Turns(
+                actors=run.actors, num_env_steps=run.num_env_steps, max_episode_steps=run.spec.max_episode_steps
+            )
+
+    def read_seed(self, seed: TrajectoryReader) -> bool:
+        """Take in the next entries of the seed.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            DatasetError: an entry does not fit the run.
+        """
+        entries = list(seed.read(count=_ENTRIES_A_READ))
+        for entry in entries:
+            if isinstance(entry, BadEntry):
+                raise DatasetError(f"seed entry {entry.entry_id} does not fit the run: {entry.reason}")
+            self._mirror.insert_seed(self._transitions(entry.trajectory))
+        return bool(entries)
+
+    def read_online(self, progress: Progress, *, block_ms: int | None) -> int:
+        """Take in the next entries of the stream, of which there may be more.
+
+        Args:
+            progress: its `stream_position` follows.
+            block_ms: how long to wait for the first of them; None does not.
+
+        Returns:
+            Number of entries read, the damaged ones included.
+        """
+        return self._read(progress, block_ms)[0]
+
+    def read_online_to_its_end(self, progress: Progress) -> int:
+        """Take in all that the stream holds by now.
+
+        Args:
+            progress: its `stream_position` follows.
+
+        Returns:
+            Environment steps that were put aside on the way.
+        """
+        put_aside, read = 0, _ENTRIES_A_READ
+        while read == _ENTRIES_A_READ:
+            read, steps = self._read(progress, None)
+            put_aside += steps
+        return put_aside
+
+    # Turns, in lockstep alone
+
+    def take_turn(self, progress: Progress) -> bool:
+        """Store the next turn, if every actor has played it; `env_steps` of the progress follows."""
+        assert self._turns is not None
+        taken = self._turns.take(progress.env_steps)
+        for trajectory in taken or ():
+            self._mirror.insert_online(self._transitions(trajectory), first_step=progress.env_steps)
+            progress.env_steps += trajectory.num_steps
+        return taken is not None
+
+    def retake_turns(self, progress: Progress) -> None:
+        """Store again the turns that a checkpoint had taken in; what came behind them waits for its turn.
+
+        Raises:
+            LockstepBroken: the stream has lost some of them.
+        """
+        assert self._turns is not None
+        goal, progress.env_steps = progress.env_steps, 0
+        while progress.env_steps < goal:
+            if not self.take_turn(progress):
+                raise LockstepBroken(
+                    f"the checkpoint has taken in {goal} env steps, but the stream holds only "
+                    f"{progress.env_steps} of them: turn {self._turns.next_turn} is incomplete"
+                )
+
+    @property
+    def next_turn(self) -> int:
+        """Number of the turn that is taken next."""
+        assert self._turns is not None
+        return self._turns.next_turn
+
+    def awaited(self, progress: Progress) -> str:
+        """What the next turn waits for, in words."""
+        assert self._turns is not None
+        missing = ", ".join(str(actor) for actor in self._turns.missing(progress.env_steps)[:_ACTORS_NAMED])
+        return f"the episodes of turn {self._turns.next_turn} (actors {missing})"
+
+    def _read(self, progress: Progress, block_ms: int | None) -> tuple[int, int]:
+        """Returns (entries read, steps put aside)."""
+        read = put_aside = 0
+        for entry in self._online.read(count=_ENTRIES_A_READ, block_ms=block_ms):
+            if isinstance(entry, StreamEntry):
+                progress.stream_position = entry.first_step + entry.trajectory.num_steps
+            if isinstance(entry, BadEntry):
+                put_aside += self._put_aside(entry)
+            elif self._turns is not None:
+                self._turns.add(entry.trajectory)
+                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
+            else:
+                self._mirror.insert_online(self._transitions(entry.trajectory), first_step=entry.first_step)
+                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
+            read += 1
+        return read, put_aside
+
+    def _put_aside(self, bad: BadEntry) -> int:
+        # Patience of its own: the reader has moved past the entry and would not bring it again.
+        steps = self._patience.until_answered(lambda: self._quarantine.put(bad)) or 0
+        _log.warning("quarantined %s (%d steps): %s", bad.entry_id, steps, bad.reason)
+        if self._turns is not None and steps:
+            raise LockstepBroken(f"a trajectory was damaged in storage ({bad.reason}): its turn can never be completed")
+        return steps
+
+    def _transitions(self, trajectory: Trajectory) -> Transitions:
+        transitions = n_step_transitions(
+            trajectory,
+            n_step=self._config.n_step,
+            discount=self._config.discount,
+            use_terminals=self._config.use_terminals,
+        )
+        if self._config.clip_stored_actions:
+            transitions = transitions._replace(actions=transitions.actions.clip(-1.0, 1.0))
+        return transitions
