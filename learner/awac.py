@@ -8,14 +8,12 @@ of the ICLR 2021 submission: (3) policy evaluation, (9) policy update.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 _LOG_2_PI = math.log(2.0 * math.pi)
-_HIGHEST_TO_LOWEST_TEMPERATURE, _TEMPERATURES = 100.0, 64
-"""What `adapted_temperature` chooses from: neighbours differ by 7.6 %."""
 
 
 def gaussian_log_prob(mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
@@ -96,7 +94,7 @@ def critic_loss_gradient(q: Tensor, target: Tensor, *, batch_size: int | None = 
 def advantage_weights(
     advantages: Tensor,
     *,
-    temperature: float | Tensor,
+    temperature: float,
     weighting: Literal["batch_softmax", "exponential", "state_normalised", "uniform"],
     advantage_clip: float | None = None,
     max_weight: float | None = None,
@@ -116,7 +114,7 @@ def advantage_weights(
 
     Args:
         advantages: (B,), A(s, a) by the smallest or the mean critic, in units of return.
-        temperature: lambda, in units of return, > 0; a scalar.
+        temperature: lambda, in units of return, > 0.
         weighting: which of the four.
         advantage_clip: upper bound of the advantage, in units of return, or None.
         max_weight: upper bound of an exponential or state-normalised weight, or None.
@@ -146,51 +144,7 @@ def advantage_weights(
     return torch.exp(scores)
 
 
-def adapted_temperature(
-    advantages: Tensor,
-    *,
-    lowest: float,
-    effective_sample_ratio: float,
-    weighting: Literal["batch_softmax", "exponential"],
-    advantage_clip: float | None = None,
-    max_weight: float | None = None,
-) -> Tensor:
-    """A temperature high enough that a given share of the batch counts.
-
-        rho(lambda) = (sum_b w_b)^2 / (B sum_b w_b^2),   w_b = exp(A'_b / lambda), bounded as in `advantage_weights`
-
-    A fixed temperature lets fewer and fewer transitions count as advantages, and what the critics get wrong about them,
-    grow. Holding up the share bounds how far the weighted data may lie from the batch, as relative entropy policy
-    search (Peters et al. 2010) bounds a divergence; -log(rho) is Renyi's, of order 2. Where advantages are small beside
-    `lowest` they say little, and more of the batch counts.
-
-    Args:
-        advantages: (B,), in units of return.
-        lowest: of the temperatures, in units of return, > 0.
-        effective_sample_ratio: rho, between 0 and 1.
-        weighting: how weights are made of them.
-        advantage_clip: as for the weights.
-        max_weight: as for the weights.
-
-    Returns:
-        A scalar in units of return: the first of a series from `lowest` to a hundred times that from which on no
-        temperature gives a smaller share than rho; its last if all do.
-    """
-    bounds = math.log10(lowest), math.log10(lowest * _HIGHEST_TO_LOWEST_TEMPERATURE)
-    like: dict[str, Any] = {"dtype": advantages.dtype, "device": advantages.device}
-    temperatures = torch.logspace(*bounds, _TEMPERATURES, **like)
-    scores = _scaled(advantages, temperatures.unsqueeze(1), advantage_clip)
-    if weighting != "batch_softmax" and max_weight is not None:
-        scores = scores.clamp(max=math.log(max_weight))
-    weights = torch.softmax(scores, dim=1)
-    ratios = 1.0 / (weights.square().sum(dim=1) * advantages.shape[0])
-    from_the_highest = (ratios >= effective_sample_ratio).flip(0).cumprod(dim=0).sum()
-    first = (_TEMPERATURES - from_the_highest).clamp(max=_TEMPERATURES - 1)
-    # Not by indexing with a scalar, which would wait for the device.
-    return temperatures.index_select(0, first.reshape(1)).squeeze(0)
-
-
-def _scaled(advantages: Tensor, temperature: float | Tensor, advantage_clip: float | None) -> Tensor:
+def _scaled(advantages: Tensor, temperature: float, advantage_clip: float | None) -> Tensor:
     scores = advantages.detach()
     if advantage_clip is not None:
         scores = scores.clamp(max=advantage_clip)

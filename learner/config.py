@@ -72,9 +72,6 @@ class LearnerConfig:
     false, CORL true."""
     temperature: float = 0.5
     """Lagrange multiplier lambda (rlkit: beta): advantages are divided by it. [hand] 0.5, [paper] 0.3, [mujoco] 2."""
-    effective_sample_ratio: float | None = None
-    """Smallest share of a batch that counts, (sum w)^2 / (B sum w^2), above 0 and below 1: one in which less would
-    count is given a higher temperature. None: `temperature` as it is. [hand] none."""
     advantage_clip: float | None = 0.5
     """Upper bound of the advantage, applied before the division by the temperature; None: no bound. [hand] 0.5."""
     weighting: Literal["batch_softmax", "exponential", "state_normalised", "uniform"] = "batch_softmax"
@@ -151,17 +148,6 @@ class LearnerConfig:
         require_at_least("learner.num_critics", self.num_critics, self.num_target_critics)
         if self.max_weight is not None:
             require_positive("learner.max_weight", self.max_weight)
-        if self.effective_sample_ratio is not None:
-            if not 0.0 < self.effective_sample_ratio < 1.0:
-                raise ConfigError(
-                    "learner.effective_sample_ratio: expected above 0 and below 1, or none, "
-                    f"got {self.effective_sample_ratio:g}"
-                )
-            if self.weighting not in ("batch_softmax", "exponential"):
-                raise ConfigError(
-                    "learner.effective_sample_ratio: expected none, or a weighting of batch_softmax or exponential, "
-                    f"got {self.effective_sample_ratio:g} with {self.weighting}"
-                )
         if self.offline_fraction is not None:
             require_between("learner.offline_fraction", self.offline_fraction, 0.0, 1.0)
         for name in ("policy_weight_decay", "min_log_std", "max_log_std", "advantage_clip", "max_q", "min_target",

@@ -39,8 +39,6 @@ class UpdateMetrics(NamedTuple):
     target_mean: Tensor
     advantage_mean: Tensor
     advantage_std: Tensor
-    temperature: Tensor
-    """That of the weights, in units of return: the setting, or above it what `effective_sample_ratio` asked for."""
     weight_max: Tensor
     """Largest weight of the batch; the mean weight is 1 for batch_softmax."""
     effective_sample_ratio: Tensor
@@ -320,10 +318,9 @@ def gradient_step(state: LearnerState, batch: TransitionBatch, config: LearnerCo
     if not together:
         work.step_critics()
         work.on_lanes(compare)
-    temperature = _temperature(work.advantages, config)
     weights = awac.advantage_weights(
         work.advantages,
-        temperature=temperature,
+        temperature=config.temperature,
         weighting=config.weighting,
         advantage_clip=config.advantage_clip,
         max_weight=config.max_weight,
@@ -331,7 +328,7 @@ def gradient_step(state: LearnerState, batch: TransitionBatch, config: LearnerCo
         policy_advantages=work.policy_advantages,
     )
     work.on_lanes(lambda index: _imitate(work, index, parts[index], config, log_std, weights))
-    metrics = _metrics(work, config, weights, temperature, std)
+    metrics = _metrics(work, config, weights, std)
 
     def step(index: int) -> None:
         if index == 0:
@@ -422,23 +419,7 @@ def _imitate(
     lane.policy.backward(mean_gradient)
 
 
-def _temperature(advantages: Tensor, config: LearnerConfig) -> Tensor:
-    if config.effective_sample_ratio is None:
-        return torch.full_like(advantages[0], config.temperature)
-    assert config.weighting in ("batch_softmax", "exponential"), "checked with the settings"
-    return awac.adapted_temperature(
-        advantages,
-        lowest=config.temperature,
-        effective_sample_ratio=config.effective_sample_ratio,
-        weighting=config.weighting,
-        advantage_clip=config.advantage_clip,
-        max_weight=config.max_weight,
-    )
-
-
-def _metrics(
-    work: Workspace, config: LearnerConfig, weights: Tensor, temperature: Tensor, std: Tensor
-) -> UpdateMetrics:
+def _metrics(work: Workspace, config: LearnerConfig, weights: Tensor, std: Tensor) -> UpdateMetrics:
     q_data, log_prob = work.q_data, work.log_prob
     clamped = torch.zeros((), device=q_data.device)
     if config.max_q is not None:
@@ -450,7 +431,6 @@ def _metrics(
         target_mean=work.target.mean(),
         advantage_mean=work.advantages.mean(),
         advantage_std=work.advantages.std(unbiased=False),
-        temperature=temperature,
         weight_max=weights.amax(),
         effective_sample_ratio=weights.sum().square() / (weights.square().sum() * len(weights)),
         log_prob_mean=log_prob.mean(),

@@ -275,13 +275,9 @@ _UPDATES = Row(
         ),
         Panel(
             title="Advantages",
-            description="Mean and standard deviation over the batch, and the temperature that divides them.",
+            description="Mean and standard deviation over the batch, in units of return.",
             unit="short",
-            queries=(
-                update("advantage_mean", "mean"),
-                update("advantage_std", "standard deviation"),
-                update("temperature", "temperature"),
-            ),
+            queries=(update("advantage_mean", "mean"), update("advantage_std", "standard deviation")),
         ),
         Panel(
             title="Largest advantage weight",

@@ -313,69 +313,6 @@ class TestAdvantageWeights:
         assert not weights.requires_grad
 
 
-class TestAdaptedTemperature:
-    @QUICK
-    @given(st.data(), st.integers(2, 40), floats(0.0625, 0.9375), st.none() | floats(-1, 2))
-    def test_is_the_lowest_at_which_so_much_of_the_batch_counts(
-        self, data: st.DataObject, batch: int, share: float, advantage_clip: float | None
-    ) -> None:
-        advantages = data.draw(arrays_of(batch, low=-5, high=5))
-        found = float(
-            awac.adapted_temperature(
-                tensor(advantages).double(), lowest=0.1, effective_sample_ratio=share, weighting="batch_softmax",
-                advantage_clip=advantage_clip,
-            )
-        )  # fmt: skip
-
-        def counting(temperature: float) -> float:
-            weights = slow_weights(
-                advantages, temperature=temperature, weighting="batch_softmax", advantage_clip=advantage_clip,
-                max_weight=None, normalise=False,
-            )  # fmt: skip
-            return sum(weights) ** 2 / (batch * sum(w * w for w in weights))
-
-        step = 10 ** (2 / 63)
-        assert counting(found) >= share - 1e-9
-        assert found < 0.1 * 1.0001 or counting(found / step) < share + 1e-9
-
-    def test_is_free_of_units(self) -> None:
-        advantages = torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-        def adapted(scale: float) -> float:
-            return float(
-                awac.adapted_temperature(
-                    scale * advantages, lowest=0.1 * scale, effective_sample_ratio=0.4, weighting="batch_softmax"
-                )
-            )
-
-        assert adapted(1.0) > 0.1
-        assert adapted(7.0) == pytest.approx(7.0 * adapted(1.0))
-
-    def test_ends_where_the_series_ends(self) -> None:
-        def adapted(advantages: list[float]) -> float:
-            return float(
-                awac.adapted_temperature(
-                    tensor(advantages), lowest=0.5, effective_sample_ratio=0.6, weighting="batch_softmax"
-                )
-            )
-
-        assert adapted([-2.0, -2.0, -2.0]) == pytest.approx(0.5)
-        assert adapted([-1e6, 0.0]) == pytest.approx(50.0)
-
-    def test_a_bound_on_weights_that_lets_more_count_when_colder_does_not_fool_it(self) -> None:
-        """Coldest, both good actions lie at the bound: half of the batch counts. From some warmth on less does."""
-        advantages = tensor([0.3, 1.0, -1.0, -1.0])
-        found = awac.adapted_temperature(
-            advantages, lowest=0.02, effective_sample_ratio=0.5, weighting="exponential", max_weight=20.0
-        )
-        assert found > 0.02
-        for temperature in torch.logspace(math.log10(float(found)), 2.0, 50):
-            weights = awac.advantage_weights(
-                advantages, temperature=temperature, weighting="exponential", max_weight=20.0
-            )
-            assert weights.sum() ** 2 / (4 * weights.square().sum()) >= 0.5 - 1e-6
-
-
 class TestPolicyLoss:
     @QUICK
     @given(st.data(), SIZES)

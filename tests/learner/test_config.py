@@ -73,7 +73,6 @@ def test_the_defaults_are_the_authors_hand_script() -> None:
         "min_log_std": -6.0,
         "max_log_std": 0.0,
         "temperature": 0.5,
-        "effective_sample_ratio": None,
         "advantage_clip": 0.5,
         "weighting": "batch_softmax",
         "max_weight": None,
@@ -136,9 +135,6 @@ NONSENSE: list[tuple[str, Any]] = [
     ("target_update_rate", 1.5),
     ("max_weight", 0.0),
     ("max_weight", math.inf),
-    ("effective_sample_ratio", 0.0),
-    ("effective_sample_ratio", 1.0),
-    ("effective_sample_ratio", math.nan),
     ("offline_fraction", 1.1),
     ("offline_fraction", -0.1),
     ("min_log_std", 0.0),  # not below max_log_std
@@ -164,12 +160,6 @@ def test_nonsense_is_refused_with_the_name_of_the_setting(name: str, value: Any)
 def test_more_target_critics_than_critics_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"learner\.num_critics: expected at least 3, got 2"):
         LearnerConfig(num_target_critics=3)
-
-
-@pytest.mark.parametrize("weighting", ["uniform", "state_normalised"])
-def test_a_share_of_the_batch_needs_weights_that_follow_the_temperature(weighting: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"batch_softmax or exponential, got 0.4 with {weighting}"):
-        LearnerConfig(effective_sample_ratio=0.4, weighting=weighting)
 
 
 def test_bounds_of_the_target_that_leave_nothing_between_are_refused() -> None:

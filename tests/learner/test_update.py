@@ -203,8 +203,7 @@ class SlowAwac:
             others = [self._all_q(s, self._clipped(means[b] + std * draw[b])) for draw in normaliser_noise]
             advantages.append(self._advantage(list(q_data[:, b]), of_value))
             of_policy.append([self._advantage(q, of_value) for q in others])
-        temperature = self._temperature(advantages)
-        weights = self._weights(advantages, of_policy, temperature)
+        weights = self._weights(advantages, of_policy)
         total = torch.stack([weights[b] * log_probs[b] for b in rows]).sum()
         policy_loss = -total / (1 if config.policy_loss_reduction == "sum" else len(rows))
         policy_gradients = dict(zip(policy, torch.autograd.grad(policy_loss, list(policy.values())), strict=True))
@@ -221,7 +220,6 @@ class SlowAwac:
             "target_mean": float(np.mean(targets)),
             "advantage_mean": float(np.mean(advantages)),
             "advantage_std": float(np.std(advantages)),
-            "temperature": temperature,
             "weight_max": max(weights),
             "effective_sample_ratio": effective_sample_ratio(weights),
             "log_prob_mean": float(np.mean([number(p) for p in log_probs])),
@@ -252,19 +250,8 @@ class SlowAwac:
         own = [q[i] - sum(each[i] for each in of_value) / len(of_value) for i in range(len(q))]
         return sum(own) / len(own)
 
-    def _temperature(self, advantages: list[float]) -> float:
-        if self.config.effective_sample_ratio is None:
-            return self.config.temperature
-        series = [self.config.temperature * 10.0 ** (2.0 * i / 63) for i in range(64)]
-        found = series[-1]
-        for candidate in reversed(series):
-            if effective_sample_ratio(self._weights(advantages, [], candidate)) < self.config.effective_sample_ratio:
-                break
-            found = candidate
-        return found
-
-    def _weights(self, advantages: list[float], of_policy: list[list[float]], temperature: float) -> list[float]:
-        config = self.config
+    def _weights(self, advantages: list[float], of_policy: list[list[float]]) -> list[float]:
+        config, temperature = self.config, self.config.temperature
         if config.weighting == "uniform":
             return [1.0] * len(advantages)
         clip = math.inf if config.advantage_clip is None else config.advantage_clip
@@ -303,10 +290,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bounded target": {"min_target": -0.7, "max_target": 0.0, "max_q": None},
     "exponential": {"weighting": "exponential", "advantage_clip": None, "max_weight": 1.2},
     "exponential, mean 1": {"weighting": "exponential", "max_weight": 1.2, "normalise_weights": True},
-    "two fifths of the batch count": {"effective_sample_ratio": 0.4, "advantage_clip": None, "temperature": 0.05},
-    "more than two fifths count": {"effective_sample_ratio": 0.4, "advantage_clip": None, "temperature": 20.0},
-    "a tenth counts, clipped": {"effective_sample_ratio": 0.1, "weighting": "exponential", "max_weight": 100.0,
-                                "temperature": 0.05},
     "behaviour cloning": {"weighting": "uniform"},
     "wide standard deviation": {"min_log_std": -2.0, "max_log_std": 1.0, "temperature": 2.0},
     "strong weight decay": {"policy_weight_decay": 0.3},
