@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # A run of a few minutes on two cores; `make up UP="--env relocate --actors 32"` runs anything else.
-UP ?= --env pen --actors 2 --num-offline-steps 5000 --num-env-steps 15000 \
-      --learner.batch-size 256 --learner.evaluate-every-env-steps 5000
+UP ?= --env pen --actors 2 --num-env-steps 10000 --learner.evaluate-every-env-steps 5000
 
 .PHONY: up test test-fast lint bench bench-peers clean
 

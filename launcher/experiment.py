@@ -94,7 +94,7 @@ def preset_name(run: RunConfig) -> str:
     """
     name = run.preset
     if name == "auto":
-        return "published" if find_task(run.env) else "locomotion"
+        return "strong" if find_task(run.env) else "locomotion"
     if name not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}.{nearest(name, PRESETS)}")
     return name

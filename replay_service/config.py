@@ -74,7 +74,7 @@ class RunConfig:
     """Offline data: a Minari id or directory, a D4RL HDF5 file, a DAPG pickle, or an .npz; several may be given.
     Default: the demonstrations that ship with the project, for the three tasks. 'none': start with an empty buffer."""
     preset: str = "auto"
-    """Named settings of the learner: published, paper, strong, locomotion or behaviour-cloning. auto: published for
+    """Named settings of the learner: published, paper, strong, locomotion or behaviour-cloning. auto: strong for
     the three tasks, locomotion for any other environment."""
     seed: int = 0
     """Root of every random generator of the run."""

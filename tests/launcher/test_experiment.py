@@ -76,7 +76,7 @@ def test_a_path_to_a_dataset_is_made_absolute_because_roles_run_elsewhere(
 
 
 def test_the_preset_follows_the_kind_of_environment() -> None:
-    assert preset_name(RunConfig(env="door")) == "published"
+    assert preset_name(RunConfig(env="door")) == "strong"
     assert preset_name(RunConfig(env="Pendulum-v1")) == "locomotion"
     assert preset_name(RunConfig(env="Pendulum-v1", preset="paper")) == "paper"
     with pytest.raises(ConfigError, match="Did you mean 'paper'"):
@@ -99,7 +99,7 @@ def test_a_preset_brings_settings_of_the_run_along_below_what_the_user_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["up", "--env", "pen", "--preset", "strong", "--dry-run"]) == 0
+    assert cli.main(["up", "--env", "pen", "--dry-run"]) == 0
     told = tomllib.loads(capsys.readouterr().out)
     assert (told["num_offline_steps"], told["utd_ratio"], told["replay"]["evict_seed"]) == (5_000, 1.0, False)
     assert told["learner"]["policy_average_rate"] == 0.001
