@@ -85,6 +85,7 @@ EXPERIMENTS = (
     Experiment("published-pen", "pen", "published", 200_000, with_rollouts=True, options=_BATCH_256),
     Experiment("published-door", "door", "published", 300_000, with_rollouts=True, options=_BATCH_256),
     Experiment("published-relocate", "relocate", "published", 300_000, seeds=1, with_rollouts=True, options=_BATCH_256),
+    Experiment("published-door-without-rollouts", "door", "published", 60_000, seeds=1, options=_BATCH_256),
     Experiment("published-pen-batch-1024", "pen", "published", 100_000, seeds=1, with_rollouts=True),
     Experiment("strong-pen-with-rollouts", "pen", "strong", 100_000, seeds=1, with_rollouts=True),
     Experiment("strong-door-with-rollouts", "door", "strong", 100_000, seeds=1, with_rollouts=True),
