@@ -13,7 +13,7 @@ from replay_service.errors import DatasetError, LockstepBroken
 from replay_service.experience import Trajectory
 from replay_service.lockstep import Turns
 from replay_service.patience import Patience
-from replay_service.trajectory_stream import BadEntry, Quarantine, StreamEntry, TrajectoryReader
+from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryReader
 
 _ENTRIES_A_READ = 64
 _ACTORS_NAMED = 8
@@ -142,17 +142,17 @@ class Ingestion:
         """Returns (entries read, steps put aside)."""
         read = put_aside = 0
         for entry in self._online.read(count=_ENTRIES_A_READ, block_ms=block_ms):
-            if isinstance(entry, StreamEntry):
-                progress.stream_position = entry.first_step + entry.trajectory.num_steps
+            read += 1
             if isinstance(entry, BadEntry):
                 put_aside += self._put_aside(entry)
-            elif self._turns is not None:
-                self._turns.add(entry.trajectory)
-                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
+                continue
+            trajectory = entry.trajectory
+            progress.stream_position = entry.first_step + trajectory.num_steps
+            if self._turns is not None:
+                self._turns.add(trajectory)
             else:
-                self._mirror.insert_online(self._transitions(entry.trajectory), first_step=entry.first_step)
-                self._metrics.ingested_steps.inc(entry.trajectory.num_steps)
-            read += 1
+                self._mirror.insert_online(self._transitions(trajectory), first_step=entry.first_step)
+            self._metrics.ingested_steps.inc(trajectory.num_steps)
         return read, put_aside
 
     def _put_aside(self, bad: BadEntry) -> int:
