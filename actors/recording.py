@@ -41,29 +41,34 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ActionNoise:
-    """Gaussian noise on the mean action, correlated over time: n_t = c n_{t-1} + sqrt(1 - c^2) std e_t.
+class Handicap:
+    """What keeps a demonstrator from playing its policy's mean m_t: a hand that lags behind, and wobbles.
 
-    Uncorrelated noise averages out for a learner that clones the record; correlated noise, like a demonstrator's
-    wobble, does not.
+    a_t = l_t + n_t with l_t = lag l_{t-1} + (1 - lag) m_t and n_t = c n_{t-1} + sqrt(1 - c^2) std e_t, e_t normal.
+    Uncorrelated noise averages out for a learner that clones the record; correlated noise and lag do not.
     """
 
-    std: float
-    """Standard deviation at every step."""
-    correlation: float = 0.0
+    noise_std: float = 0.0
+    """Standard deviation of n at every step."""
+    noise_correlation: float = 0.0
     """c, in [0, 1): correlation of one step's noise with the next one's."""
+    lag: float = 0.0
+    """In [0, 1): how much of the last step's l is in this one's. Actions are positions to go to, so it slows the hand."""
 
 
-def noisy_mean(policy: NumpyPolicy, action_dim: int, generator: np.random.Generator, noise: ActionNoise) -> Behaviour:
-    """The mean action with noise on it, for one episode."""
-    fresh_share = np.float32(noise.std * np.sqrt(1.0 - noise.correlation**2))
-    offset = np.float32(noise.std) * generator.standard_normal(action_dim, dtype=np.float32)
+def handicapped(policy: NumpyPolicy, action_dim: int, generator: np.random.Generator, handicap: Handicap) -> Behaviour:
+    """The mean action under a handicap, for one episode."""
+    correlation, lag = np.float32(handicap.noise_correlation), np.float32(handicap.lag)
+    fresh_share = np.float32(handicap.noise_std * np.sqrt(1.0 - handicap.noise_correlation**2))
+    noise = np.float32(handicap.noise_std) * generator.standard_normal(action_dim, dtype=np.float32)
+    lagging: FloatArray | None = None
 
     def behave(observation: FloatArray) -> FloatArray:
-        nonlocal offset
-        action: FloatArray = policy.mean(observation) + offset
-        fresh = generator.standard_normal(action_dim, dtype=np.float32)
-        offset = np.float32(noise.correlation) * offset + fresh_share * fresh
+        nonlocal noise, lagging
+        mean = policy.mean(observation)
+        lagging = mean if lagging is None else lag * lagging + (1 - lag) * mean
+        action: FloatArray = lagging + noise
+        noise = correlation * noise + fresh_share * generator.standard_normal(action_dim, dtype=np.float32)
         return action
 
     return behave
@@ -95,7 +100,7 @@ def record_episode(environment: Environment, behaviour: Behaviour, seed: int) ->
 
 
 def record(
-    environment: Environment, policy: NumpyPolicy, *, episodes: int, noise: ActionNoise, seed: int, longest_search: int
+    environment: Environment, policy: NumpyPolicy, *, episodes: int, handicap: Handicap, seed: int, longest_search: int
 ) -> tuple[list[Episode], int]:
     """Record episodes that meet the goal at their last step, as a demonstrator would keep them.
 
@@ -109,7 +114,7 @@ def record(
     kept: list[Episode] = []
     for played in range(1, longest_search + 1):
         seed_of_episode = int(generator.integers(2**31))
-        behaviour = noisy_mean(policy, environment.spec.action_dim, generator, noise)
+        behaviour = handicapped(policy, environment.spec.action_dim, generator, handicap)
         episode = record_episode(environment, behaviour, seed_of_episode)
         if episode.rewards[-1] >= 0.0:
             kept.append(episode)
@@ -164,6 +169,7 @@ def main() -> int:
     parser.add_argument(
         "--noise-correlation", type=float, default=0.0, help="record: of one step's noise with the next's"
     )
+    parser.add_argument("--lag", type=float, default=0.0, help="record: how much of the last action is in the next")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--provenance", default="{}", help="JSON object that is stored in the dataset")
     parser.add_argument("--output", type=Path, help="dataset to write: record a .npz, rollout a Minari directory")
@@ -172,6 +178,7 @@ def main() -> int:
     require_at_least("--episodes", arguments.episodes, 1)
     require_at_least("--noise-std", arguments.noise_std, 0.0)
     require_between("--noise-correlation", arguments.noise_correlation, 0.0, 1.0)
+    require_between("--lag", arguments.lag, 0.0, 1.0)
     if arguments.verb != "rollout" and len(arguments.policy) > 1:
         raise ConfigError(f"{arguments.verb}: expected one --policy, got {len(arguments.policy)}")
     if arguments.verb != "evaluate" and arguments.output is None:
@@ -194,7 +201,7 @@ def _record_to_npz(environment: Environment, policy: NumpyPolicy, arguments: arg
         environment,
         policy,
         episodes=arguments.episodes,
-        noise=ActionNoise(arguments.noise_std, arguments.noise_correlation),
+        handicap=Handicap(arguments.noise_std, arguments.noise_correlation, arguments.lag),
         seed=arguments.seed,
         longest_search=20 * arguments.episodes,
     )
@@ -204,6 +211,7 @@ def _record_to_npz(environment: Environment, policy: NumpyPolicy, arguments: arg
         "episodes_played": str(played),
         "noise_std": repr(arguments.noise_std),
         "noise_correlation": repr(arguments.noise_correlation),
+        "lag": repr(arguments.lag),
         "seed": str(arguments.seed),
         "kept": "episodes that meet the goal at their last step",
     }

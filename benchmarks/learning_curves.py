@@ -30,12 +30,14 @@ DEMONSTRATIONS = {"pen": "pen/demos-v0", "door": "door/human-v0", "relocate": "r
 
 _EXPERTS = "relocate/expert-v0"
 WORSE = {
-    "relocate-noisy-25": ("--noise-std", "0.3", "--noise-correlation", "0.9", "--episodes", "25"),
+    "relocate-slow-25": ("--noise-std", "0", "--lag", "0.9", "--episodes", "25"),
     "relocate-10": ("--noise-std", "0.1", "--episodes", "10"),
     "relocate-5": ("--noise-std", "0.1", "--episodes", "5"),
     "relocate-1": ("--noise-std", "0.1", "--episodes", "1"),
 }
 """Worse demonstrations of relocate: name of the .npz -> options of `launcher dataset demos`."""
+
+_SHIPPED = "shipped"
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class Experiment:
     with_rollouts: bool = False
     """Whether 100,000 transitions of cloned policies come with the demonstrations, as in the paper."""
     demonstrations: str = ""
-    """A dataset of its own in the place of the task's demonstrations."""
+    """A dataset of its own in the place of the task's demonstrations, or `_SHIPPED`: what a run gets that names none."""
     options: tuple[str, ...] = ()
 
     def command(self, seed: int, data: Path, runs: Path) -> list[str]:
         """The command line of one run."""
-        datasets = [data / (self.demonstrations or DEMONSTRATIONS[self.env])]
+        shipped = self.demonstrations == _SHIPPED
+        datasets = [] if shipped else [data / (self.demonstrations or DEMONSTRATIONS[self.env])]
         if self.with_rollouts:
             datasets.append(data / f"{self.env}-bc-v0")
         return [
@@ -111,6 +114,7 @@ EXPERIMENTS = (
         Experiment(f"strong-on-{name}", "relocate", "strong", 100_000, seeds=1, demonstrations=f"{name}.npz")
         for name in WORSE
     ),
+    *(Experiment(f"strong-on-shipped-{env}", env, "strong", 100_000, seeds=1, demonstrations=_SHIPPED) for env in DEMONSTRATIONS),
     Experiment("behaviour-cloning-pen", "pen", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-door", "door", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-relocate", "relocate", "behaviour-cloning", 0),

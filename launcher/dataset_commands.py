@@ -27,6 +27,7 @@ def dataset_demos(
     output: Path,
     noise_std: float,
     noise_correlation: float = 0.0,
+    lag: float = 0.0,
     episodes: int = 25,
     steps: int = 10_000,
     seed: int = 0,
@@ -45,6 +46,8 @@ def dataset_demos(
         Standard deviation of the noise on the expert's mean action.
     noise_correlation
         Correlation of one step's noise with the next one's, below 1.
+    lag
+        How much of the last action is in the next, below 1: a slower hand.
     episodes
         Demonstrations to record.
     steps
@@ -60,6 +63,7 @@ def dataset_demos(
         output=output,
         episodes=episodes,
         noise=(noise_std, noise_correlation),
+        lag=lag,
         steps=steps,
         seed=seed,
     )

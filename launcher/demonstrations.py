@@ -16,7 +16,7 @@ _JUDGE_SEED = 1_000_000
 
 
 def make_demonstrations(
-    *, env: str, source: str, output: Path, episodes: int, noise: tuple[float, float], steps: int, seed: int
+    *, env: str, source: str, output: Path, episodes: int, noise: tuple[float, float], lag: float, steps: int, seed: int
 ) -> int:
     """Clone an expert, record its noisy successes, and judge behaviour cloning on the record.
 
@@ -26,6 +26,7 @@ def make_demonstrations(
         output: dataset to write.
         episodes: demonstrations to record.
         noise: standard deviation of the noise on the expert's mean action, and its correlation from step to step.
+        lag: how much of the last action is in the next.
         steps: gradient steps of behaviour cloning.
         seed: of cloning and recording.
 
@@ -39,7 +40,7 @@ def make_demonstrations(
         print(f"expert cloned from {source}: {_judge(env, expert)}")
         provenance = {"policy": f"behaviour cloning, {steps} steps, seed {seed}", "cloned_from": Path(source).name}
         recorded = run_module("actors.recording", "record", "--env", env, "--policy", expert, "--episodes", episodes,
-                           "--noise-std", noise[0], "--noise-correlation", noise[1], "--seed", seed,
+                           "--noise-std", noise[0], "--noise-correlation", noise[1], "--lag", lag, "--seed", seed,
                            "--provenance", json.dumps(provenance),
                            "--output", output)  # fmt: skip
         print(f"recorded: {recorded}")

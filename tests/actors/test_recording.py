@@ -12,7 +12,7 @@ import pytest
 
 from actors.environment import make_environment
 from actors.policy import NumpyPolicy
-from actors.recording import ActionNoise, noisy_mean, record_episode, roll_out
+from actors.recording import Handicap, handicapped, record_episode, roll_out
 from replay_service import wire
 from replay_service.datasets import load_dataset
 from replay_service.policy_weights import PolicySpec, PolicyWeights
@@ -62,11 +62,24 @@ def test_noise_has_its_spread_and_its_correlation(tmp_path: Path) -> None:
     policy = load(policy_file(tmp_path / "p", seed=0))
     generator = np.random.default_rng(0)
     observation = np.zeros(45, dtype=np.float32)
-    behave = noisy_mean(policy, 24, generator, ActionNoise(std=0.3, correlation=0.9))
+    behave = handicapped(policy, 24, generator, Handicap(noise_std=0.3, noise_correlation=0.9))
     noise = np.stack([behave(observation) for _ in range(4000)]) - policy.mean(observation)
     assert noise.std() == pytest.approx(0.3, rel=0.05)
     following = (noise[1:] * noise[:-1]).mean() / (noise**2).mean()
     assert following == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_lagging_hand_follows_the_mean_by_its_share(tmp_path: Path) -> None:
+    policy = load(policy_file(tmp_path / "p", seed=0))
+    generator = np.random.default_rng(0)
+    observations = generator.standard_normal((5, 45), dtype=np.float32)
+    behave = handicapped(policy, 24, generator, Handicap(lag=0.75))
+    expected = policy.mean(observations[0])
+    assert np.allclose(behave(observations[0]), expected)
+    for observation in observations[1:]:
+        expected = 0.75 * expected + 0.25 * policy.mean(observation)
+        assert np.allclose(behave(observation), expected, atol=1e-6)
+        assert not np.allclose(expected, policy.mean(observation), atol=1e-3)
 
 
 def test_an_episode_is_replayed_to_the_same_observations(tmp_path: Path) -> None:
