@@ -53,7 +53,7 @@ class Handicap:
     noise_correlation: float = 0.0
     """c, in [0, 1): correlation of one step's noise with the next one's."""
     lag: float = 0.0
-    """In [0, 1): how much of the last step's l is in this one's. Actions are positions to go to, so it slows the hand."""
+    """In [0, 1): how much of the last l is in this one. Actions are positions to go to, so it slows the hand."""
 
 
 def handicapped(policy: NumpyPolicy, action_dim: int, generator: np.random.Generator, handicap: Handicap) -> Behaviour:

@@ -52,7 +52,7 @@ class Experiment:
     with_rollouts: bool = False
     """Whether 100,000 transitions of cloned policies come with the demonstrations, as in the paper."""
     demonstrations: str = ""
-    """A dataset of its own in the place of the task's demonstrations, or `_SHIPPED`: what a run gets that names none."""
+    """A dataset of its own in the place of the task's; `_SHIPPED`: name none, and get what ships with the project."""
     options: tuple[str, ...] = ()
 
     def command(self, seed: int, data: Path, runs: Path) -> list[str]:
@@ -111,10 +111,13 @@ EXPERIMENTS = (
     with_one("sharp-weights", "--learner.weighting", "exponential", "--learner.advantage-clip", "none",
              "--learner.max-weight", "20", "--learner.normalise-weights"),
     *(
-        Experiment(f"strong-on-{name}", "relocate", "strong", 100_000, seeds=1, demonstrations=f"{name}.npz")
+        Experiment(f"strong-on-{name}", "relocate", "strong", 60_000, seeds=1, demonstrations=f"{name}.npz")
         for name in WORSE
     ),
-    *(Experiment(f"strong-on-shipped-{env}", env, "strong", 100_000, seeds=1, demonstrations=_SHIPPED) for env in DEMONSTRATIONS),
+    *(
+        Experiment(f"strong-on-shipped-{env}", env, "strong", 60_000, seeds=1, demonstrations=_SHIPPED)
+        for env in DEMONSTRATIONS
+    ),
     Experiment("behaviour-cloning-pen", "pen", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-door", "door", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-relocate", "relocate", "behaviour-cloning", 0),
