@@ -1,4 +1,4 @@
-"""How trajectories come from Redis into the replay mirror: the seed, then the stream; in lockstep turn by turn."""
+"""How trajectories come from Redis into the replay mirror: the seed, then the stream."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from learner.checkpoint import Progress
 from learner.config import LearnerConfig
 from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
+from learner.turn_taking import TurnTaking
 from replay_service.config import RunConfig
 from replay_service.errors import DatasetError, LockstepBroken
 from replay_service.experience import Trajectory
-from replay_service.lockstep import Turns
 from replay_service.patience import Patience
 from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryReader
 
 _ENTRIES_A_READ = 64
-_ACTORS_NAMED = 8
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +50,8 @@ class Ingestion:
         self._quarantine = quarantine
         self._patience = patience
         self._metrics = metrics
-        self._turns: Turns | None = None
-        if run.lockstep:
-            self._turns = Turns(
-                actors=run.actors, num_env_steps=run.num_env_steps, max_episode_steps=run.spec.max_episode_steps
-            )
+        self.turns = TurnTaking(run, self._insert_online) if run.lockstep else None
+        """What arrives waits here for its turn, in lockstep."""
 
     def read_seed(self, seed: TrajectoryReader) -> bool:
         """Take in the next entries of the seed.
@@ -100,44 +96,6 @@ class Ingestion:
             put_aside += steps
         return put_aside
 
-    # Turns, in lockstep alone
-
-    def take_turn(self, progress: Progress) -> bool:
-        """Store the next turn, if every actor has played it; `env_steps` of the progress follows."""
-        assert self._turns is not None
-        taken = self._turns.take(progress.env_steps)
-        for trajectory in taken or ():
-            self._mirror.insert_online(self._transitions(trajectory), first_step=progress.env_steps)
-            progress.env_steps += trajectory.num_steps
-        return taken is not None
-
-    def retake_turns(self, progress: Progress) -> None:
-        """Store again the turns that a checkpoint had taken in; what came behind them waits for its turn.
-
-        Raises:
-            LockstepBroken: the stream has lost some of them.
-        """
-        assert self._turns is not None
-        goal, progress.env_steps = progress.env_steps, 0
-        while progress.env_steps < goal:
-            if not self.take_turn(progress):
-                raise LockstepBroken(
-                    f"the checkpoint has taken in {goal} env steps, but the stream holds only "
-                    f"{progress.env_steps} of them: turn {self._turns.next_turn} is incomplete"
-                )
-
-    @property
-    def next_turn(self) -> int:
-        """Number of the turn that is taken next."""
-        assert self._turns is not None
-        return self._turns.next_turn
-
-    def awaited(self, progress: Progress) -> str:
-        """What the next turn waits for, in words."""
-        assert self._turns is not None
-        missing = ", ".join(str(actor) for actor in self._turns.missing(progress.env_steps)[:_ACTORS_NAMED])
-        return f"the episodes of turn {self._turns.next_turn} (actors {missing})"
-
     def _read(self, progress: Progress, block_ms: int | None) -> tuple[int, int]:
         """Returns (entries read, steps put aside)."""
         read = put_aside = 0
@@ -148,10 +106,10 @@ class Ingestion:
                 continue
             trajectory = entry.trajectory
             progress.stream_position = entry.first_step + trajectory.num_steps
-            if self._turns is not None:
-                self._turns.add(trajectory)
+            if self.turns is not None:
+                self.turns.add(trajectory)
             else:
-                self._mirror.insert_online(self._transitions(trajectory), first_step=entry.first_step)
+                self._insert_online(trajectory, entry.first_step)
             self._metrics.ingested_steps.inc(trajectory.num_steps)
         return read, put_aside
 
@@ -159,9 +117,12 @@ class Ingestion:
         # Patience of its own: the reader has moved past the entry and would not bring it again.
         steps = self._patience.until_answered(lambda: self._quarantine.put(bad)) or 0
         _log.warning("quarantined %s (%d steps): %s", bad.entry_id, steps, bad.reason)
-        if self._turns is not None and steps:
+        if self.turns is not None and steps:
             raise LockstepBroken(f"a trajectory was damaged in storage ({bad.reason}): its turn can never be completed")
         return steps
+
+    def _insert_online(self, trajectory: Trajectory, first_step: int) -> None:
+        self._mirror.insert_online(self._transitions(trajectory), first_step=first_step)
 
     def _transitions(self, trajectory: Trajectory) -> Transitions:
         transitions = n_step_transitions(

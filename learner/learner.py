@@ -19,6 +19,7 @@ from learner.mirror import ReplayMirror
 from learner.publication import Publisher
 from learner.report import MetricMeans
 from learner.threads import use_threads
+from learner.turn_taking import TurnTaking
 from learner.update import LearnerState, fit_observation_scale, make_state
 from replay_service.config import RunConfig
 from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect
@@ -110,8 +111,9 @@ class Learner:
         if self._progress.phase in (Phase.SEEDING, Phase.PRETRAINING):
             self._pretrain()
         if self._progress.phase is Phase.ONLINE and not self._stop.is_set():
-            if self._run.lockstep:
-                self._fine_tune_in_turns()
+            turns = self._ingestion.turns
+            if turns is not None:
+                self._fine_tune_in_turns(turns)
             else:
                 self._fine_tune()
         self._finish()
@@ -193,8 +195,8 @@ class Learner:
             lambda: ingestion.read_online(self._progress, block_ms=None) > 0
         ):
             pass
-        if self._run.lockstep and not self._stop.is_set():
-            ingestion.retake_turns(self._progress)
+        if ingestion.turns is not None and not self._stop.is_set():
+            ingestion.turns.retake(self._progress)
         self._prove_resume()
         _log.info("mirror holds %d seed and %d online transitions", self._mirror.seed_size, self._mirror.online_size)
 
@@ -257,7 +259,7 @@ class Learner:
                 if self._stop.is_set():
                     break
 
-    def _fine_tune_in_turns(self) -> None:
+    def _fine_tune_in_turns(self, turns: TurnTaking) -> None:
         config, progress = self._config, self._progress
         self._sync(block_ms=None)
         while not self._stop.is_set():
@@ -270,17 +272,11 @@ class Learner:
             if self._budget_is_done():
                 self._complete()
                 return
-            if turn_of_version(progress.policy_version) < self._ingestion.next_turn:
+            if turn_of_version(progress.policy_version) < turns.next_turn:
                 self._publish_online()
-            self._take_turn()
-
-    def _take_turn(self) -> None:
-        """Wait until every actor has played the next turn, and take it in."""
-        while not self._stop.is_set():
-            if self._ingestion.take_turn(self._progress):
-                self._notice.done()
-                return
-            self._await_experience(self._ingestion.awaited(self._progress))
+            while not turns.take(progress) and not self._stop.is_set():
+                self._await_experience(turns.awaited(progress))
+            self._notice.done()
 
     def _complete(self) -> None:
         self._progress.phase = Phase.FINISHED
