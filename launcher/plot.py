@@ -27,7 +27,8 @@ FORMATS = (".png", ".svg")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, in an order in which neighbours also differ in grey."""
 _LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-_MARKERS = ("o", "s", "^", "v", "P", "X", "D")
+_MARKERS = ("o", "s", "^", "v", "P", "X", "D", "*", "<")
+"""More of them than colours: a colour that comes again has another one."""
 _METRIC_NAMES: dict[Metric, str] = {
     "success_final": "success at the last step",
     "success_any": "success at any step",
