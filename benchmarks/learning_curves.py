@@ -23,6 +23,7 @@ from pathlib import Path
 
 _POLL_S = 2.0
 _COMMON = ("--actors", "1", "--learner.threads", "1")
+_STD_FLOOR = ("--learner.min-log-std", "-2.5", "--learner.initial-log-std", "-2.3")
 _BATCH_256 = ("--learner.batch-size", "256")
 
 DEMONSTRATIONS = {"pen": "pen/demos-v0", "door": "door/human-v0", "relocate": "relocate/demos-v0"}
@@ -118,6 +119,12 @@ EXPERIMENTS = (
         Experiment(f"strong-on-shipped-{env}", env, "strong", 60_000, seeds=1, demonstrations=_SHIPPED)
         for env in DEMONSTRATIONS
     ),
+    Experiment("strong-on-shipped-relocate-but-temperature", "relocate", "strong", 60_000, seeds=1,
+               demonstrations=_SHIPPED, options=("--learner.temperature", "2")),
+    Experiment("strong-on-shipped-relocate-but-std-floor", "relocate", "strong", 60_000, seeds=1,
+               demonstrations=_SHIPPED, options=_STD_FLOOR),
+    Experiment("strong-on-relocate-slow-25-but-std-floor", "relocate", "strong", 60_000, seeds=1,
+               demonstrations="relocate-slow-25.npz", options=_STD_FLOOR),
     Experiment("behaviour-cloning-pen", "pen", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-door", "door", "behaviour-cloning", 0),
     Experiment("behaviour-cloning-relocate", "relocate", "behaviour-cloning", 0),
