@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-WAIT_REASONS = ("phase", "limiter", "budget", "redis")
+WAIT_REASONS = ("phase", "limiter", "turn", "budget", "redis")
 """Closed set of the reasons for which an actor waits."""
 
 _APPEND_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0, 5.0)

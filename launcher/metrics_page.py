@@ -17,6 +17,7 @@ from actors.metrics import ActorMetrics, EvaluatorMetrics
 from replay_service.metrics import RunReading, register_run_metrics
 from replay_service.reports import Evaluation
 from replay_service.run_state import Phase, RunState
+from replay_service.waits import WaitSeconds
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 _MOST_VALUES = 6
@@ -57,6 +58,8 @@ def role_registries() -> dict[str, CollectorRegistry]:
     evaluator = EvaluatorMetrics.register(registries["evaluator"])
     for kind in ("any", "final", "fraction"):
         evaluator.success_rate.labels(kind)
+    for role, registry in registries.items():
+        WaitSeconds.register(registry, role)
     return registries
 
 

@@ -77,7 +77,7 @@ class Learner:
         self._store = CheckpointStore(checkpoint_dir, spec=run.spec, config=config)
         self._registry = CollectorRegistry()
         self._metrics = LearnerMetrics.register(self._registry)
-        self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME, reasons=("experience", "seed", "disk"))
+        self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME)
         self._patience = Patience("learner", stop, waits=self._waits)
         self._means = MetricMeans()
         self._state: LearnerState = make_state(config, run.spec, seed=run.seed, device=device)

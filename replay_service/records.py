@@ -105,8 +105,11 @@ class PointSink(Protocol):
     def write(self, point: Point) -> None:
         """Take a point."""
 
+    def flush(self) -> None:
+        """Put what was taken where it belongs; may be called again after an OSError, and has lost nothing then."""
+
     def close(self) -> None:
-        """Flush."""
+        """Flush, and take no more."""
 
 
 class Recorder:
@@ -151,7 +154,11 @@ class Recorder:
             self._write_csv()
 
     def update(self, state: RunState, actors: list[ActorLedger], *, status: str = "running") -> None:
-        """Take in new reports and bring all files up to date."""
+        """Take in new reports and bring all files up to date.
+
+        Raises:
+            OSError: for instance that the disk is full; called again, it goes on without losing or repeating a point.
+        """
         found = list(self._reports.evaluations(self._evaluation_cursor))
         for cursor, evaluation in found:
             self._evaluation_cursor = cursor
@@ -168,6 +175,8 @@ class Recorder:
         if state.env_steps != self._last_env_steps:
             self._last_env_steps = state.env_steps
             self._log(run_point(state, actors, unix_seconds=time.time()))
+        for sink in self._sinks:
+            sink.flush()
         summary = make_summary(
             self._identity,
             status,

@@ -114,7 +114,7 @@ class ReplayService:
         self._keys = Keys(run.run_id)
         self._redis: EmbeddedRedis | None = None
         self._registry = CollectorRegistry()
-        self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME, reasons=("disk",))
+        self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME)
         self._patience = Patience("replay service", stop, waits=self._waits)
         self._was_open = self._files.opened.exists()
 
@@ -215,7 +215,7 @@ class ReplayService:
         with contextlib.suppress(*FAREWELL_ERRORS):
             state.withdraw_endpoint(_PROCESS_NAME)
             tick((client.hget(self._keys.run, "final_status") or b"stopped").decode())
-        recorder.close()
+        wait_for_space(recorder.close, "replay service", stop=self._stop)
 
     def _seed(self, client: RedisClient, state: RunStateStore) -> bool:
         """Fill the seed stream if that is still to be done; returns False when a stop was asked for meanwhile."""

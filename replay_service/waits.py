@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter
 
 from replay_service.outage import OUTAGE_REASONS
+
+ROLE_REASONS: Mapping[str, tuple[str, ...]] = {
+    "replay": ("disk",),
+    "learner": ("experience", "seed", "disk"),
+    "actor": ("phase", "limiter", "turn", "budget", "weights"),
+    "evaluator": (),
+}
+"""For what each role waits beside the outages of Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +26,17 @@ class WaitSeconds:
     role: str
 
     @staticmethod
-    def register(registry: CollectorRegistry, role: str, *, reasons: tuple[str, ...] = ()) -> WaitSeconds:
+    def register(registry: CollectorRegistry, role: str) -> WaitSeconds:
         """Create the metric in a registry, with 0 for each reason.
 
         Args:
             registry: of the process.
-            role: actor, evaluator, learner or replay.
-            reasons: for which the role waits beside the outages of Redis.
+            role: one of `ROLE_REASONS`.
         """
         counter = Counter(
             "awac_wait_seconds_total", "Time waited, by who waited and for what.", ["role", "reason"], registry=registry
         )
-        for reason in (*OUTAGE_REASONS, *reasons):
+        for reason in (*OUTAGE_REASONS, *ROLE_REASONS[role]):
             counter.labels(role, reason)
         return WaitSeconds(counter, role)
 

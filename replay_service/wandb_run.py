@@ -66,6 +66,9 @@ class WandbRun:
         axes = {"env_steps": point.env_steps, "grad_steps": point.grad_steps, "unix_seconds": point.unix_seconds}
         self._run.log({**point.values, **axes})
 
+    def flush(self) -> None:
+        """Nothing to do: their own process writes."""
+
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()

@@ -228,7 +228,7 @@ def test_a_refusal_ends_a_role_with_a_message_and_code_2(
 class TestFullDiskOfARole:
     def test_a_file_is_written_once_there_is_room(self, tmp_path: Path, wait_until: WaitUntil) -> None:
         registry = CollectorRegistry()
-        waits = WaitSeconds.register(registry, "learner", reasons=("disk",))
+        waits = WaitSeconds.register(registry, "learner")
         written: list[str | None] = []
 
         def count() -> float:

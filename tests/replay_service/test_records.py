@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tensorboardX.proto.event_pb2 import Event
 
+from replay_service.disk_space import wait_for_space
 from replay_service.keys import Keys
+from replay_service.process import StopSignal
 from replay_service.records import (
     EVALUATIONS_FILE,
     SUMMARY_FILE,
@@ -27,6 +31,9 @@ from replay_service.records import (
 from replay_service.redis_client import RedisClient
 from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
+from replay_service.waits import WaitSeconds
+from tests.conftest import WaitUntil
+from tests.faults import fill, small_disk
 
 IDENTITY = RunIdentity(run_id="night", env="pen", preset="published", seed=7)
 EVALUATION = Evaluation(
@@ -307,3 +314,36 @@ class TestRecorder:
                 assert events[axis]["eval/success_any", step] == 1
                 assert events[axis]["eval/success_final", step] == 0
                 assert events[axis]["eval/episode_return", step] == 1
+
+    def test_a_disk_that_was_full_for_a_while_has_every_point_once(
+        self, reports: Reports, state: RunStateStore, tmp_path: Path, wait_until: WaitUntil
+    ) -> None:
+        registry = CollectorRegistry()
+        waits = WaitSeconds.register(registry, "replay")
+        labels = {"role": "replay", "reason": "disk"}
+        written = 40
+        with small_disk(tmp_path / "disk") as disk:
+            recorder = Recorder(disk, reports, IDENTITY)
+            recorder.update(state.read(), [])
+            filler = fill(disk)
+            for number in range(1, written + 1):
+                metrics = {f"metric_{index}": 0.5 for index in range(20)}
+                reports.add_learner_report(LearnerReport(100 * number, 10 * number, 1_700_000_000.0 + number, metrics))
+
+            def update() -> None:
+                wait_for_space(lambda: recorder.update(state.read(), []), "replay", stop=StopSignal(), waits=waits)
+
+            thread = threading.Thread(target=update, daemon=True)
+            thread.start()
+            wait_until(
+                lambda: (registry.get_sample_value("awac_wait_seconds_total", labels) or 0.0) > 0.0,
+                "the wait to be counted",
+            )
+            filler.unlink()
+            thread.join(30)
+            assert not thread.is_alive()
+            recorder.close()
+            events = Counter(take_events(disk, "by_grad_steps"))
+            assert read_summary(disk)["status"] == "running"
+        for number in range(1, written + 1):
+            assert all(events[f"learner/metric_{index}", 100 * number] == 1 for index in range(20))
