@@ -26,7 +26,7 @@ from actors.environment import Environment, make_environment
 from actors.evaluation import evaluate
 from actors.policy import NumpyPolicy
 from replay_service import wire
-from replay_service.config import require_at_least, require_between
+from replay_service.config import require_at_least, require_below_one
 from replay_service.datasets import DatasetCard, Episode, check_minari_name, write_minari, write_npz
 from replay_service.errors import ConfigError, DatasetError, WireError
 from replay_service.experience import FloatArray
@@ -177,8 +177,9 @@ def main() -> int:
     configure_logging("recording")
     require_at_least("--episodes", arguments.episodes, 1)
     require_at_least("--noise-std", arguments.noise_std, 0.0)
-    require_between("--noise-correlation", arguments.noise_correlation, 0.0, 1.0)
-    require_between("--lag", arguments.lag, 0.0, 1.0)
+    require_below_one("--noise-correlation", arguments.noise_correlation)
+    require_below_one("--lag", arguments.lag)
+    require_at_least("--seed", arguments.seed, 0)
     if arguments.verb != "rollout" and len(arguments.policy) > 1:
         raise ConfigError(f"{arguments.verb}: expected one --policy, got {len(arguments.policy)}")
     if arguments.verb != "evaluate" and arguments.output is None:

@@ -23,8 +23,9 @@ from rich.console import Console
 from launcher.data_commands import add_data_commands
 from launcher.dataset_commands import add_dataset_commands
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
+from launcher.mistakes import in_words
 from launcher.run_commands import add_run_commands
-from replay_service.config import AUTO_ACTORS
+from replay_service.config import AUTO_ACTORS, require_at_least
 from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
 
@@ -74,6 +75,7 @@ def up(
     from launcher import run_directory
     from launcher.autotune import with_measured_actors
     from launcher.experiment import refuse_changes, resolve
+    from launcher.overwritten_run import delete_from_redis
     from launcher.up import Run, check_inputs, resolve_environment, write_config
 
     resuming = options.restart_behavior == "resume"
@@ -86,7 +88,7 @@ def up(
     environment = resolve_environment(experiment.run)
     run_id = f"{path.name}-{time.strftime('%Y%m%d%H%M%S')}"
     resolved = resolve(experiment, run_id=run_id, environment=environment)
-    check_inputs(resolved.run, with_dataset=not resuming)
+    check_inputs(resolved.run, resuming=resuming)
     resolved, reason = with_measured_actors(resolved)
     if reason:
         print(reason, file=sys.stderr)
@@ -111,7 +113,13 @@ def up(
                 return code
             console = Console()
         _log_to(directory.logs / "launcher.log")
-        run = Run(resolved, directory, console, begun=prepared.begun)
+
+        def begun() -> None:
+            if prepared.deletes and prepared.aside is not None:
+                delete_from_redis(prepared.aside)
+            prepared.begun()
+
+        run = Run(resolved, directory, console, begun=begun)
         try:
             status = run.execute()
         except UserError:
@@ -260,8 +268,9 @@ def logs(run: Path | None = None, /, *, role: str = "", lines: int = 20) -> int:
     """
     from launcher.run_directory import find_run
 
+    require_at_least("--lines", lines, 1)
     directory = find_run(run, also_part=True)
-    found = sorted(directory.logs.glob(f"{role}*.log"))
+    found = sorted(path for path in directory.logs.glob("*.log") if path.name.startswith(role))
     if not found:
         names = ", ".join(path.stem for path in sorted(directory.logs.glob("*.log"))) or "none"
         raise ConfigError(f"--role: expected one of {names}, got {role!r}")
@@ -362,7 +371,7 @@ def chaos(
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; no traceback for a user's mistake."""
+    """Run the command line and return its exit code; no traceback where a sentence says what is wrong."""
     arguments = auto_as_number(list(sys.argv[1:] if tokens is None else tokens))
     only_lists_commands = arguments in ([], ["-h"], ["--help"])
     if only_lists_commands:
@@ -372,11 +381,18 @@ def main(tokens: Sequence[str] | None = None) -> int:
         result: Any = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
     except cyclopts.CycloptsError:
         return USER_ERROR_EXIT_CODE  # cyclopts has printed it
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
         return _INTERRUPT_EXIT_CODE
+    except BrokenPipeError:
+        # Who read the output has had enough, as in `launcher replay ls | head`; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILURE_EXIT_CODE
+    except Exception as error:
+        told = in_words(error)
+        if told is None:
+            raise
+        print(f"error: {told.text}", file=sys.stderr)
+        return told.exit_code
     finally:
         if only_lists_commands:
             app.help_format = None
@@ -449,9 +465,10 @@ def _behavior(name: str | None) -> Any:
 
 
 def _saved(path: Path) -> ExperimentConfig:
-    from replay_service.config_file import load_run_config
+    from learner.config import LearnerConfig
+    from replay_service.config_file import load_role_config, load_run_config
 
-    return ExperimentConfig(run=load_run_config(path))
+    return ExperimentConfig(run=load_run_config(path), learner=load_role_config(path, "learner", LearnerConfig))
 
 
 def _keep_password_out(experiment: ExperimentConfig) -> ExperimentConfig:

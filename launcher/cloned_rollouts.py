@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from launcher.role_command import run_module
+from launcher.whole_file import require_writable
 from replay_service.config import require_at_least
 from replay_service.datasets import check_minari_name
 
@@ -34,7 +35,7 @@ def make_cloned_rollouts(
         seed: of the first policy, and of the rollouts.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or the output cannot be written.
         DatasetError: the output's name is unfit or in use.
         StepRefused: a source does not fit the task.
         StepFailed: a process failed.
@@ -42,7 +43,9 @@ def make_cloned_rollouts(
     require_at_least("--policies", policies, 1)
     require_at_least("--bc-steps", steps, 1)
     require_at_least("--episodes", episodes, policies)
+    require_at_least("--seed", seed, 0)
     check_minari_name(output)
+    require_writable(output)
     datasets = [word for source in sources for word in ("--dataset", source)]
     with tempfile.TemporaryDirectory() as folder:
         cloned = [Path(folder) / f"{index}.policy" for index in range(policies)]

@@ -10,9 +10,13 @@ import tempfile
 from pathlib import Path
 
 from launcher.role_command import run_module
+from launcher.whole_file import require_writable
+from replay_service.config import require_at_least, require_below_one, require_between
 
 _JUDGED_EPISODES = 100
 _JUDGE_SEED = 1_000_000
+_LARGEST_NOISE = 2.0
+"""As wide as the range of the actions."""
 
 
 def make_demonstrations(
@@ -31,8 +35,17 @@ def make_demonstrations(
         seed: of cloning and recording.
 
     Raises:
+        ConfigError: a number is out of range, or the output cannot be written.
+        StepRefused: the source does not fit the task.
         StepFailed: a process failed.
     """
+    require_at_least("--episodes", episodes, 1)
+    require_at_least("--steps", steps, 1)
+    require_at_least("--seed", seed, 0)
+    require_between("--noise-std", noise[0], 0.0, _LARGEST_NOISE)
+    require_below_one("--noise-correlation", noise[1])
+    require_below_one("--lag", lag)
+    require_writable(output)
     with tempfile.TemporaryDirectory() as folder:
         expert, clone = Path(folder) / "expert.policy", Path(folder) / "clone.policy"
         run_module("learner.behaviour_cloning", "--env", env, "--dataset", source, "--steps", steps, "--seed", seed,

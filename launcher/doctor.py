@@ -108,7 +108,7 @@ def examine(
     # Of a live run, trajectories may have been evicted between the reading of the counters and of the stream.
     evicted_meanwhile = RunStateStore(client, keys).read().appended_steps > state.appended_steps
     findings = [_spec(state, run), _seed(client, keys, run.spec), *_messages(online, state, live=evicted_meanwhile)]
-    findings += [*_ledger(state, actors, online), *_limiter(state, run), _weights(client, keys, state)]
+    findings += [*_ledger(state, actors, online), *_limiter(state, run, len(actors)), _weights(client, keys, state)]
     return [*findings, checkpoint_finding(checkpoints, state, elsewhere), *resume_findings(checkpoints)]
 
 
@@ -186,7 +186,7 @@ def _ledger(state: RunState, actors: list[ActorLedger], online: Recount) -> list
     return findings
 
 
-def _limiter(state: RunState, run: RunConfig) -> list[Finding]:
+def _limiter(state: RunState, run: RunConfig, actors: int) -> list[Finding]:
     if state.phase in (Phase.SEEDING, Phase.PRETRAINING):
         return [
             Finding(state.env_steps == 0, f"limiter: no env steps before the online phase, got {state.env_steps:,}")
@@ -203,11 +203,20 @@ def _limiter(state: RunState, run: RunConfig) -> list[Finding]:
         Finding(state.online_grad_steps <= owed, f"limiter: {state.online_grad_steps:,} updates of {owed:,} allowed"),
         # No error: a learner that was restored from a checkpoint has fewer updates than before and catches up.
         Finding(True, f"limiter: actors ahead by {ahead:,} steps beyond the band"),
-        Finding(
-            state.env_steps <= state.num_env_steps,
-            f"budget: {state.env_steps:,} of {state.num_env_steps:,} env steps",
-        ),
+        _budget(state, run, actors),
     ]
+
+
+def _budget(state: RunState, run: RunConfig, actors: int) -> Finding:
+    """Steps over the budget are no error while each actor can have stored one message behind a lapsed lease.
+
+    An actor that was cut off loses its lease to others, and what it stores once it is back is kept all the same.
+    """
+    over = max(0, state.env_steps - state.num_env_steps)
+    text = f"budget: {state.env_steps:,} of {state.num_env_steps:,} env steps"
+    if over:
+        text += f", {over:,} over it by actors whose leases had lapsed"
+    return Finding(over <= actors * run.rollout_length, text)
 
 
 def _weights(client: RedisClient, keys: Keys, state: RunState) -> Finding:

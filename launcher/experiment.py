@@ -10,7 +10,7 @@ import tomli_w
 from cyclopts import Parameter
 
 from actors.config import ActorConfig, EvaluatorConfig
-from learner.config import PRESETS, LearnerConfig
+from learner.config import PRESETS, SHAPING_SETTINGS, LearnerConfig
 from replay_service.config import EnvironmentConfig, RunConfig, require_at_least, require_positive
 from replay_service.config_file import NONE, nearest
 from replay_service.errors import ConfigError
@@ -129,16 +129,21 @@ _FIXED_IN_LOCKSTEP = ("actors", "num_env_steps", "initial_env_steps")
 
 
 def refuse_changes(saved: ExperimentConfig, wanted: ExperimentConfig) -> None:
-    """Refuse to resume a run as another one.
+    """Refuse to resume a run as another one, or a learner as one that its checkpoints do not fit.
 
     Raises:
         ConfigError: names the settings that differ.
     """
     fixed = _FIXED + (_FIXED_IN_LOCKSTEP if saved.run.lockstep else ())
-    changed = [name for name in fixed if getattr(saved.run, name) != getattr(wanted.run, name)]
+    pairs = [(name, getattr(saved.run, name), getattr(wanted.run, name)) for name in fixed]
+    pairs += [
+        (f"learner.{name}", getattr(saved.learner, name), getattr(wanted.learner, name)) for name in SHAPING_SETTINGS
+    ]
+    changed = [(name, before, now) for name, before, now in pairs if before != now]
     if changed:
-        details = "; ".join(f"{n}: {getattr(saved.run, n)!r}, now {getattr(wanted.run, n)!r}" for n in changed)
-        raise ConfigError(f"a run that is resumed keeps its {', '.join(changed)} ({details}): start a new run instead")
+        names = ", ".join(name for name, _, _ in changed)
+        details = "; ".join(f"{name}: {before!r}, now {now!r}" for name, before, now in changed)
+        raise ConfigError(f"a run that is resumed keeps its {names} ({details}): start a new run instead")
 
 
 def _plain(value: Any) -> Any:

@@ -52,7 +52,7 @@ _FACTS = (
 )
 
 
-_UNREADABLE: tuple[type[Exception], ...] = (RunDirectoryError, RedisUnavailable, *TRANSIENT_ERRORS)
+_UNREADABLE: tuple[type[Exception], ...] = (RunDirectoryError, RedisUnavailable, OSError, *TRANSIENT_ERRORS)
 
 
 class Embedded(NamedTuple):

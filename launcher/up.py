@@ -37,9 +37,11 @@ from replay_service.connection import (
     connect,
     password_from_environment,
 )
+from replay_service.errors import ConfigError
 from replay_service.keys import Keys
-from replay_service.run_state import Phase, RunStateStore
-from replay_service.service import load_seed_data, resolve_sources
+from replay_service.reports import is_all_judged
+from replay_service.run_state import Phase, RunStateStore, is_in_redis
+from replay_service.service import another_run, load_seed_data, resolve_sources
 from replay_service.tasks import find_task
 
 _TICK_S = 0.5
@@ -76,21 +78,24 @@ def resolve_environment(run: RunConfig) -> EnvironmentConfig:
     )
 
 
-def check_inputs(run: RunConfig, *, with_dataset: bool) -> None:
+def check_inputs(run: RunConfig, *, resuming: bool) -> None:
     """Ping the named Redis and load the dataset, so that a mistake is told before anything is started.
 
     A run that is resumed has its data in Redis already; the files may be gone.
 
     Raises:
-        ConfigError: an extra that the settings need is not installed.
+        ConfigError: an extra that the settings need is not installed, or the named Redis holds a run of that name.
         DatasetError: a source is missing, unreadable or does not fit.
         RedisUnavailable: the named Redis does not answer or refuses the password.
     """
     if run.wandb != wandb_run.OFF:
         wandb_run.check_available()
     if run.redis_url:
-        check(RedisEndpoint.from_url(run.redis_url, _password()))
-    if with_dataset:
+        endpoint = RedisEndpoint.from_url(run.redis_url, _password())
+        check(endpoint)
+        if not resuming and is_in_redis(endpoint, Keys(run.run_id)):
+            raise ConfigError(another_run(run.run_id))
+    if not resuming:
         load_seed_data(run)
     else:
         resolve_sources(run)
@@ -310,13 +315,9 @@ class Run:
     @staticmethod
     def _is_finished(snapshot: Snapshot) -> bool:
         state = snapshot.state
-        # The last version is always evaluated; of a long backlog the oldest requests may have been dropped.
-        last_is_judged = any(e.policy_version == state.policy_version for e in snapshot.evaluations)
         if state.env_steps < state.num_env_steps:
             return False  # a finished run that is resumed with a larger budget: its learner is still starting
-        return state.phase is Phase.FINISHED and (
-            last_is_judged or state.evaluations_done >= state.evaluations_requested
-        )
+        return state.phase is Phase.FINISHED and is_all_judged(state, snapshot.evaluations)
 
     # Stop
 

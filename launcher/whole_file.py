@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from replay_service.errors import ConfigError
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a path below which nothing can be written, before the work that makes it begins; missing folders are made.
+
+    Raises:
+        ConfigError: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -87,6 +87,7 @@ def main() -> int:
     configure_logging("behaviour-cloning")
     require_at_least("--steps", arguments.steps, 1)
     require_at_least("--batch-size", arguments.batch_size, 1)
+    require_at_least("--seed", arguments.seed, 0)
     if arguments.env not in TASKS:
         raise ConfigError(f"--env: expected one of {', '.join(TASKS)}, got {arguments.env!r}")
     task = TASKS[arguments.env]

@@ -21,7 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from learner.config import LearnerConfig
+from learner.config import SHAPING_SETTINGS, LearnerConfig
+from learner.divergence import refuse_divergence
 from learner.update import LearnerState, named_tensors
 from replay_service.errors import CheckpointError
 from replay_service.experience import ExperienceSpec
@@ -32,22 +33,6 @@ _STATE_FILE = "state.safetensors"
 _MANIFEST_FILE = "manifest.json"
 _PREFIX = "step-"
 _PROOF_FILE = "restored.json"
-
-_SHAPING_FIELDS = (
-    "policy_hidden_sizes",
-    "critic_hidden_sizes",
-    "critic_layer_norm",
-    "num_critics",
-    "min_log_std",
-    "max_log_std",
-    "std_bounding",
-    "bounded_mean",
-    "normalise_observations",
-    "policy_average_rate",
-    "evaluated_average_rate",
-    "max_q",
-)
-"""Settings that fix the meaning of the stored tensors; a run cannot be resumed with others."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +87,7 @@ class CheckpointStore:
     def __init__(self, folder: Path, *, spec: ExperienceSpec, config: LearnerConfig) -> None:
         self._folder = folder
         self._shape: dict[str, Any] = json.loads(
-            json.dumps({"spec": asdict(spec), **{name: getattr(config, name) for name in _SHAPING_FIELDS}})
+            json.dumps({"spec": asdict(spec), **{name: getattr(config, name) for name in SHAPING_SETTINGS}})
         )
         self._keep = config.keep_checkpoints
         self.proof: RestoreProof | None = None
@@ -113,8 +98,13 @@ class CheckpointStore:
 
         Returns:
             The checkpoint's folder.
+
+        Raises:
+            LearningDiverged: a tensor is not finite; what is on the disk stays, to go on from.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors(state).items()}
+        not_finite = (name for name, tensor in tensors.items() if not tensor.isfinite().all())
+        refuse_divergence(not_finite, progress.grad_steps)
         target = self._folder / f"{_PREFIX}{progress.grad_steps:012d}"
         partial = self._folder / f".{target.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -181,8 +171,9 @@ class CheckpointStore:
             raise _Damaged(f"{type(error).__name__}: {error}") from error
         if manifest.get("format") != _FORMAT:
             raise CheckpointError(f"{folder}: expected checkpoint format {_FORMAT}, got {manifest.get('format')}")
-        if shape != self._shape:
-            changed = sorted(name for name in {*shape, *self._shape} if shape.get(name) != self._shape.get(name))
+        # A setting that is younger than the checkpoint is missing there, which stands for None.
+        changed = sorted(name for name in {*shape, *self._shape} if shape.get(name) != self._shape.get(name))
+        if changed:
             details = "; ".join(f"{n}: checkpoint {shape.get(n)}, now {self._shape.get(n)}" for n in changed)
             raise CheckpointError(f"{folder} was made by another configuration ({details}): a run keeps its networks")
         own = named_tensors(state)

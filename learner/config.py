@@ -13,6 +13,22 @@ from typing import Any, Literal
 from replay_service.config import require_at_least, require_between, require_positive
 from replay_service.errors import ConfigError
 
+SHAPING_SETTINGS = (
+    "policy_hidden_sizes",
+    "critic_hidden_sizes",
+    "critic_layer_norm",
+    "num_critics",
+    "min_log_std",
+    "max_log_std",
+    "std_bounding",
+    "bounded_mean",
+    "normalise_observations",
+    "policy_average_rate",
+    "evaluated_average_rate",
+    "max_q",
+)
+"""Settings that fix the meaning of the stored tensors; a run cannot be resumed with others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
@@ -44,8 +60,9 @@ class LearnerConfig:
     """Polyak rate of the policy that actors get: an average of the policy over the last 1 / rate gradient steps.
     1: the policy itself. [hand] 1."""
     evaluated_average_rate: float | None = None
-    """Polyak rate of the policy that is evaluated: an average over the last 1 / rate gradient steps, and before so many
-    were taken over about the last tenth of them. None: the evaluator gets what actors get. [hand] none."""
+    """Polyak rate of the policy that is evaluated: an average over about the last tenth of all gradient steps, until
+    that is 1 / rate steps, and over the last 1 / rate from there on. None: the evaluator gets what actors get. [hand]
+    none."""
     policy_hidden_sizes: tuple[int, ...] = (256, 256)
     """Hidden layers of the policy. [hand] 256-256, [paper] four of 256."""
     critic_hidden_sizes: tuple[int, ...] = (256, 256)

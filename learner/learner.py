@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from learner.checkpoint import CheckpointStore, Progress
 from learner.config import LearnerConfig
+from learner.divergence import refuse_divergence
 from learner.gradient_steps import GradientSteps, capture_for
 from learner.ingestion import Ingestion
 from learner.matrix_products import prefer_onednn
@@ -30,7 +32,7 @@ from replay_service.lockstep import turn_of_version
 from replay_service.patience import Patience
 from replay_service.process import StopSignal, WaitNotice, serve_metrics
 from replay_service.rate_limiter import updates_allowed
-from replay_service.reports import LearnerReport, Reports
+from replay_service.reports import LearnerReport, Reports, is_all_judged
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.seeding import SeedInfo, seed_info
 from replay_service.spec_check import check_spec
@@ -95,6 +97,7 @@ class Learner:
         Raises:
             CheckpointError: the run has made progress that no sound checkpoint holds.
             DatasetError: a seed message does not fit the run.
+            LearningDiverged: the networks hold NaN or infinity.
             SpecMismatch: the run belongs to another environment or wire version.
         """
         self._state.lanes = use_threads(self._config, self._device)
@@ -303,7 +306,7 @@ class Learner:
 
     def _is_all_evaluated(self) -> bool:
         state = self._run_state.read()
-        return state.evaluations_done >= state.evaluations_requested
+        return is_all_judged(state, (evaluation for _, evaluation in self._reports.evaluations()))
 
     # Steps of the loop
 
@@ -385,6 +388,7 @@ class Learner:
 
     def _report(self) -> None:
         means, steps, seconds = self._means.take()
+        refuse_divergence((name for name, mean in means.items() if not math.isfinite(mean)), self._progress.grad_steps)
         waited, self._waited_s = self._waited_s, 0.0
         for name, value in means.items():
             self._metrics.update.labels(name).set(value)

@@ -8,6 +8,7 @@ import time
 
 from learner.checkpoint import Progress
 from learner.config import LearnerConfig
+from learner.divergence import refuse_divergence
 from learner.metrics import LearnerMetrics
 from learner.networks import PublicationStamp, export_policy
 from learner.update import LearnerState, acting_policy, evaluated_policy
@@ -45,15 +46,23 @@ class Publisher:
         self._channel = channel
         self._metrics = metrics
         self._published: PolicyWeights | None = None
+        self._judged: PolicyWeights | None = None
+        """What the evaluator got under the newest version, if it was asked to judge it."""
 
     def publish(self, progress: Progress, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
-        """Publish the next version, with its evaluation and the phase that begins with it in the same step."""
+        """Publish the next version, with its evaluation and the phase that begins with it in the same step.
+
+        Raises:
+            LearningDiverged: the policy is not finite; actors keep the one before.
+        """
         number = progress.policy_version + 1
         weights = self._acting(progress, number)
-        self._channel.publish(
-            weights, evaluated=self._evaluated(progress, number) if for_evaluation else None, enter=enter
-        )
-        self._published = weights
+        evaluated = self._evaluated(progress, number) if for_evaluation else None
+        for policy in (weights, evaluated):
+            problem = None if policy is None else policy.problem()
+            refuse_divergence([f"the policy ({problem})"] if problem else [], progress.grad_steps)
+        self._channel.publish(weights, evaluated=evaluated, enter=enter)
+        self._published, self._judged = weights, evaluated
         progress.policy_version = number
         self._metrics.policy_version.set(number)
         self._metrics.publications.inc()
@@ -73,10 +82,12 @@ class Publisher:
             return
         _log.warning("Redis lost version %d: it is published again", progress.policy_version)
         phase, number = progress.phase, progress.policy_version
+        judged = self._judged
+        if judged is None and phase is Phase.FINISHED:
+            judged = self._evaluated(progress, number)  # nothing was learned since: it can be written out once more
         self._channel.publish(
             self._published or self._acting(progress, number),
-            # Nothing has been learned since the last version: it can be written out once more.
-            evaluated=self._evaluated(progress, number) if phase is Phase.FINISHED else None,
+            evaluated=judged,
             enter=phase if phase in (Phase.ONLINE, Phase.FINISHED) else None,
         )
 

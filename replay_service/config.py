@@ -14,8 +14,8 @@ from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
 
 _HIGHEST_PORT = 65_535
-AUTO_ACTORS = -1
-"""Stands for 'auto' until the launcher has put a number in its place."""
+AUTO_ACTORS = -(2**31)
+"""Stands for 'auto' until the launcher has put a number in its place; nobody types it by mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +182,16 @@ def require_positive(name: str, value: float) -> None:
     """
     if not (value > 0 and math.isfinite(value)):
         raise ConfigError(f"{name}: expected a number above 0, got {value:g}")
+
+
+def require_below_one(name: str, value: float) -> None:
+    """Refuse a value outside [0, 1).
+
+    Raises:
+        ConfigError: names the field and the value.
+    """
+    if not 0.0 <= value < 1.0:
+        raise ConfigError(f"{name}: expected a number from 0 to below 1, got {value:g}")
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:

@@ -8,7 +8,8 @@
     │   ├── RunDirectoryError     the run directory is in use, holds another run, or cannot be written
     │   ├── RedisUnavailable      no Redis at that address, or it refused the credentials
     │   ├── DamagedState          a counter of the run in Redis was overwritten with something that is none
-    │   └── CheckpointError       a checkpoint is missing, damaged, or made by another configuration
+    │   ├── CheckpointError       a checkpoint is missing, damaged, or made by another configuration
+    │   └── LearningDiverged      the networks hold NaN or infinity
     ├── WireError                 bytes that are not a valid message (quarantined, never fatal to a reader)
     └── ProtocolError             a peer that must not go on
         ├── SpecMismatch          it speaks of another environment, network shape or wire version
@@ -57,6 +58,10 @@ class DamagedState(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or made by another configuration."""
+
+
+class LearningDiverged(UserError):
+    """The networks hold NaN or infinity: other settings are needed, and the last checkpoint is from before."""
 
 
 class WireError(AwacError):

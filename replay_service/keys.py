@@ -24,6 +24,7 @@ All carry the hash tag `{<run_id>}`, so that a run stays in one slot of a Redis 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -35,6 +36,11 @@ class Keys:
 
     def _key(self, name: str) -> str:
         return f"awac:{{{self.run_id}}}:{name}"
+
+    @property
+    def pattern(self) -> str:
+        """What SCAN matches all keys of the run with, and no other."""
+        return re.sub(r"([\[\]*?\\])", r"\\\1", self._key("")) + "*"
 
     @property
     def run(self) -> str:

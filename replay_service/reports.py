@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -75,6 +75,16 @@ class ActorLedger:
 
 
 _COUNTED = tuple(item.name for item in fields(ActorLedger) if item.name not in ("actor_id", "last_return", "damaged"))
+
+
+def is_all_judged(state: RunState, evaluations: Iterable[Evaluation]) -> bool:
+    """Whether nothing is left for the evaluator of a run whose last version has been published.
+
+    The last version is always asked for, and judged last; of a long backlog the oldest requests were dropped.
+    """
+    if state.evaluations_done >= state.evaluations_requested:
+        return True
+    return any(evaluation.policy_version == state.policy_version for evaluation in evaluations)
 
 
 class Reports:

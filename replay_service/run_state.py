@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from replay_service.config import RunConfig
+from replay_service.connection import CONNECT_TIMEOUT_S, RedisEndpoint, connect, user_facing_errors
 from replay_service.errors import DamagedState, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.process_identity import ProcessIdentity
@@ -130,6 +131,20 @@ class RunState:
                     "else has written there. Change Redis's passwords and resume from a copy of its data"
                 ) from error
         return RunState(**converted)
+
+
+def is_in_redis(endpoint: RedisEndpoint, keys: Keys) -> bool:
+    """Whether the Redis at an endpoint holds a run.
+
+    Raises:
+        RedisUnavailable: it does not answer, or refuses.
+    """
+    with user_facing_errors(endpoint):
+        client = connect(endpoint, reply_timeout_s=CONNECT_TIMEOUT_S)
+        try:
+            return RunStateStore(client, keys).exists()
+        finally:
+            client.close()
 
 
 class RunStateStore:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from replay_service import wire
@@ -12,7 +14,9 @@ from replay_service.experience import SEED_ACTOR_ID, Origin, Trajectory
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 
-_EPISODES_A_ROUND_TRIP = 64
+_MESSAGES_A_ROUND_TRIP = 64
+_MESSAGE_BYTES = 4 * 2**20
+"""About how long a message of a long episode is, of the 64 MiB that the wire allows."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,14 +63,14 @@ def seed(client: RedisClient, keys: Keys, dataset: OfflineDataset | None) -> See
         return present
     client.delete(keys.seed, keys.seed_info)
     episodes = dataset.episodes if dataset else ()
-    first = 0
-    for begin in range(0, len(episodes), _EPISODES_A_ROUND_TRIP):
+    first, trajectories = 0, _trajectories(episodes)
+    while batch := list(itertools.islice(trajectories, _MESSAGES_A_ROUND_TRIP)):
         with client.pipeline(transaction=False) as pipe:
-            for index in range(begin, min(begin + _EPISODES_A_ROUND_TRIP, len(episodes))):
-                trajectory = _trajectory(episodes[index], index)
-                fields = {"a": SEED_ACTOR_ID, "e": 0, "s": index, "n": trajectory.num_steps, "f": first}
+            for trajectory in batch:
+                sequence, steps = trajectory.origin.sequence, trajectory.num_steps
+                fields = {"a": SEED_ACTOR_ID, "e": 0, "s": sequence, "n": steps, "f": first}
                 pipe.xadd(keys.seed, {**fields, "m": wire.encode_trajectory(trajectory)})
-                first += trajectory.num_steps
+                first += steps
             pipe.execute()
     info = SeedInfo(fingerprint, first, len(episodes))
     with client.pipeline(transaction=True) as pipe:
@@ -80,12 +84,21 @@ def seed(client: RedisClient, keys: Keys, dataset: OfflineDataset | None) -> See
     return info
 
 
-def _trajectory(episode: Episode, index: int) -> Trajectory:
-    return Trajectory(
-        observations=episode.observations,
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminated=episode.terminated,
-        truncated=episode.truncated,
-        origin=Origin(SEED_ACTOR_ID, 0, index, 0, index, 0),
-    )
+def _trajectories(episodes: Iterable[Episode]) -> Iterator[Trajectory]:
+    """Every episode as one message, or as several where it is very long: a file that marks no ends is one episode."""
+    sequence = 0
+    for index, episode in enumerate(episodes):
+        total = len(episode.rewards)
+        bytes_a_step = episode.observations.itemsize * (episode.observations.shape[1] + episode.actions.shape[1] + 1)
+        longest = max(1, _MESSAGE_BYTES // bytes_a_step)
+        for first in range(0, total, longest):
+            end = min(first + longest, total)
+            yield Trajectory(
+                observations=episode.observations[first : end + 1],
+                actions=episode.actions[first:end],
+                rewards=episode.rewards[first:end],
+                terminated=episode.terminated and end == total,
+                truncated=episode.truncated and end == total,
+                origin=Origin(SEED_ACTOR_ID, 0, sequence, 0, index, first),
+            )
+            sequence += 1

@@ -71,9 +71,22 @@ class ServiceFiles:
         return self.redis_dir / "opened"
 
     @property
+    def opening(self) -> Path:
+        """Exists from just before the run's state is created in Redis: what is found there is this run's."""
+        return self.redis_dir / "opening"
+
+    @property
     def ready(self) -> Path:
         """Holds the service's process id once the run can be joined."""
         return self.redis_dir / "ready"
+
+
+def another_run(run_id: str) -> str:
+    """What to say of a run that a new run directory meets in Redis."""
+    return (
+        f"run_id: Redis holds a run {run_id!r} already, which this run directory did not begin: choose another "
+        "--run-id, or resume the run in its own directory"
+    )
 
 
 def resolve_sources(run: RunConfig) -> tuple[str, ...]:
@@ -173,6 +186,9 @@ class ReplayService:
                 f"run {self._run.run_id!r} was opened before, but Redis no longer has its data: put "
                 f"{self._files.redis_dir} back, or start over with --restart-behavior restart"
             )
+        if not self._was_open and not self._files.opening.exists() and patiently(state.exists):
+            raise RunDirectoryError(another_run(self._run.run_id))
+        self._files.opening.touch()
         resumed = patiently(lambda: state.initialise(self._run))
         if resumed is None:
             return  # asked to stop while Redis did not answer

@@ -16,6 +16,7 @@ MISTAKES = {
     "misspelt option": (["--actorss", "3"], r"Did you mean --actors\?"),
     "misspelt nested option": (["--learner.batchsize", "3"], r"Did you mean --learner.batch-size\?"),
     "no actors": (["--actors", "0"], r"actors: expected at least 1, got 0"),
+    "a number that once stood for auto": (["--actors", "-1"], r"actors: expected at least 1, got -1"),
     "not a number": (["--actors", "many"], r"(?i)unable to convert \"?many"),
     "negative budget": (["--num-env-steps", "-5"], r"num_env_steps: expected at least 0, got -5"),
     "ratio of zero": (["--utd-ratio", "0"], r"utd_ratio: expected a number above 0, got 0"),

@@ -136,3 +136,15 @@ def test_a_checkpoint_with_another_hash_is_found(
     assert not checkpoint_finding(sound_run, state).sound
     manifest.write_text("{")
     assert "unreadable" in checkpoint_finding(sound_run, state).text
+
+
+@pytest.mark.parametrize(("over", "is_sound"), [(0, True), (1, True), (10, True), (11, False)])
+def test_a_budget_may_be_passed_by_what_lapsed_leases_can_explain_and_by_no_more(
+    sound_run: Path, redis_client: RedisClient, keys: Keys, run_config: RunConfig, online_state: RunStateStore,
+    over: int, is_sound: bool,
+) -> None:  # fmt: skip
+    stored = online_state.read().env_steps
+    redis_client.hset(keys.run, "num_env_steps", stored - over)
+    (finding,) = [f for f in examine(redis_client, run_config, sound_run) if f.text.startswith("budget:")]
+    assert finding.sound is is_sound
+    assert ("lapsed" in finding.text) is (over > 0)

@@ -95,6 +95,14 @@ def test_a_resumed_run_keeps_what_makes_it_that_run(change: dict[str, object], n
     refuse_changes(saved, replace(saved, run=replace(saved.run, num_env_steps=5, actors=9)))
 
 
+@pytest.mark.parametrize(("name", "value"), [("num_critics", 3), ("policy_hidden_sizes", (8, 8)), ("max_q", None)])
+def test_a_resumed_run_keeps_what_its_checkpoints_hold(name: str, value: object) -> None:
+    saved = ExperimentConfig(run=RunConfig(env="pen"))
+    with pytest.raises(ConfigError, match=rf"keeps its learner\.{name} \(learner\.{name}: .*, now "):
+        refuse_changes(saved, replace(saved, learner=replace(saved.learner, **{name: value})))  # type: ignore[arg-type]
+    refuse_changes(saved, replace(saved, learner=replace(saved.learner, batch_size=7)))
+
+
 def test_a_preset_brings_settings_of_the_run_along_below_what_the_user_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

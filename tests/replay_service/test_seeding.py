@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -107,3 +108,30 @@ def test_a_run_without_a_dataset_is_complete_with_nothing(
     assert redis_client.xlen(keys.seed) == 0
     with pytest.raises(DatasetError, match=rf"seeded with dataset \(none\), now {dataset.fingerprint}"):
         seed(redis_client, keys, dataset)
+
+
+def test_a_very_long_episode_travels_in_several_messages_and_ends_but_once(
+    state: RunStateStore, redis_client: RedisClient, keys: Keys, spec: ExperienceSpec
+) -> None:
+    steps = 400_000  # 4 * (observation + action + 1) bytes each
+    random = np.random.default_rng(0)
+    long = Episode(
+        observations=random.standard_normal((steps + 1, spec.observation_dim), dtype=np.float32),
+        actions=random.standard_normal((steps, spec.action_dim), dtype=np.float32),
+        rewards=random.standard_normal(steps, dtype=np.float32),
+        terminated=False,
+        truncated=True,
+    )
+    info = seed(redis_client, keys, OfflineDataset(episodes=(long, make_episode(3, spec)), sources=("here",)))
+    assert (info.steps, info.episodes) == (steps + 4, 2)
+    *parts, last = read_all(redis_client, keys, spec)
+    assert len(parts) > 1
+    assert (last.trajectory.origin.episode, last.trajectory.num_steps) == (1, 4)
+    assert [part.trajectory.truncated for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert [part.trajectory.origin.sequence for part in parts] == list(range(len(parts)))
+    found = np.concatenate([part.trajectory.observations[:-1] for part in parts])
+    np.testing.assert_array_equal(found, long.observations[:-1])
+    np.testing.assert_array_equal(np.concatenate([part.trajectory.actions for part in parts]), long.actions)
+    for one, other in itertools.pairwise(parts):
+        np.testing.assert_array_equal(one.trajectory.observations[-1], other.trajectory.observations[0])
+        assert other.trajectory.origin.first_step == one.trajectory.origin.first_step + one.trajectory.num_steps

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from replay_service.config import RunConfig
-from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
 from replay_service.process import PARENT_VARIABLE
+from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.service import ServiceFiles, resolve_sources
 
@@ -160,6 +161,26 @@ class TestProcess:
             code, errors = end_of(serve())
             assert code == 2, errors
             assert "Redis no longer has its data" in errors
+
+    def test_a_new_run_directory_does_not_take_over_a_run_that_redis_holds(
+        self, serve: Serve, files: ServiceFiles, redis_endpoint: RedisEndpoint, redis_client: RedisClient,
+        run_config: RunConfig, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setenv(PASSWORD_VARIABLE, redis_endpoint.password)
+        config = CONFIG.replace("service-test", run_config.run_id) + f'redis_url = "{redis_endpoint.url}"'
+        keys = Keys(run_config.run_id)
+        stop(serve(config))  # begins it
+        redis_client.hset(keys.run, "stop_requested", 1)
+        before = redis_client.hgetall(keys.run)
+        files.run_dir.rename(files.run_dir.with_name("elsewhere"))
+        code, errors = end_of(serve(config))
+        assert code == 2, errors
+        assert f"Redis holds a run '{run_config.run_id}' already" in errors
+        assert redis_client.hgetall(keys.run) == before
+
+        files.redis_dir.joinpath("opened").unlink(missing_ok=True)
+        files.opening.touch()  # as after a crash between creating the state and noting it
+        assert end_of(serve(config)) == (None, "")
 
     @pytest.mark.parametrize(
         ("config", "words"),

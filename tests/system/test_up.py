@@ -215,6 +215,15 @@ def test_a_redis_of_the_users_own_with_a_password(start: Start, tmp_path: Path) 
         state = RunStateStore(client, Keys(run_id)).read()
         assert state.env_steps == 600
         assert [a.stored_steps for a in Reports(client, Keys(run_id)).actors()] != []
+
+        again = start(
+            *SMALL_PEN, "--redis-url", url, "--run-id", run_id, run_dir=tmp_path / "again",
+            environment={"AWAC_REDIS_PASSWORD": password},
+        )  # fmt: skip
+        assert again.wait(60) == 2
+        assert f"Redis holds a run '{run_id}' already" in again.output
+        assert not again.run_dir.exists()
+        assert RunStateStore(client, Keys(run_id)).read() == state
         client.close()
     finally:
         server.stop()

@@ -66,9 +66,13 @@ def start_learner(redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path
         stop_at_grad_step: int | None = None,
         checkpoint_dir: Path = tmp_path / "checkpoints",
         prepare: Callable[[Learner], None] = lambda _: None,
+        exit_when_finished: bool = False,
     ) -> RunningLearner:
         stop = StopSignal() if stop_at_grad_step is None else StopAtGradStep(stop_at_grad_step)
-        learner = Learner(run, config, redis_endpoint, checkpoint_dir=checkpoint_dir, device=CPU, stop=stop)
+        learner = Learner(
+            run, config, redis_endpoint, checkpoint_dir=checkpoint_dir, device=CPU, stop=stop,
+            exit_when_finished=exit_when_finished,
+        )  # fmt: skip
         if isinstance(stop, StopAtGradStep):
             stop.state = learner._state
         prepare(learner)

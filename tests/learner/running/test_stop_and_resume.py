@@ -14,6 +14,7 @@ from replay_service.config import ReplayConfig, RunConfig
 from replay_service.errors import CheckpointError
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
+from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
 from replay_service.weights_channel import WeightsChannel
@@ -187,3 +188,39 @@ class TestStopAndResume:
         assert (new.seed_size, new.online_size) == (60, seeded_state.read().retained_steps) == (60, 50)
         batches = [m.sample(500, torch.Generator().manual_seed(1), offline_fraction=None) for m in (old, new)]
         assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+class TestAVersionThatRedisLost:
+    def test_is_published_again_with_its_evaluation(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        start_learner(config=replace(CONFIG, evaluated_average_rate=0.01))
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        (_untrained, asked) = evaluation_requests(redis_client, keys)
+        with redis_client.pipeline(transaction=True) as pipe:  # as if Redis had died a moment after the publication
+            pipe.hset(keys.run, mapping={"policy_version": 0, "phase": "pretraining", "evaluations_requested": 1})
+            pipe.xtrim(keys.evaluation_requests, maxlen=0)
+            pipe.execute()
+        wait_until(lambda: seeded_state.read().policy_version == 1, "the version to come back")
+        (again,) = evaluation_requests(redis_client, keys)
+        assert (again.version, weights_digest(again)) == (1, weights_digest(asked))
+        assert seeded_state.read().phase is Phase.ONLINE
+
+
+class TestExitWhenFinished:
+    def test_it_ends_once_the_last_version_is_judged_though_older_requests_were_dropped(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        learner = start_learner(exit_when_finished=True)
+        last = drive(run_config).until_finished(learner)
+        redis_client.hincrby(keys.run, "evaluations_requested", 5)  # of a backlog that was trimmed
+        reports = Reports(redis_client, keys)
+        for version in (1, last.policy_version):
+            assert learner.is_alive
+            judged = Evaluation(version, 0, 0, 1.0, 1.0, 1.0, 0.0, 20.0, 1, 0.0, 0.0)
+            reports.add_evaluation(judged, request_id=f"{version}-0")
+        wait_until(lambda: not learner.is_alive, "the learner to end by itself")
+        learner.join()
+        assert redis_client.hget(keys.run, "final_status") == b"finished"

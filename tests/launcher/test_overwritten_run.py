@@ -1,0 +1,51 @@
+"""A run that is overwritten leaves nothing in a Redis of the user's own, and other runs there alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launcher.experiment import ExperimentConfig
+from launcher.overwritten_run import delete_from_redis
+from launcher.run_directory import RunDirectory
+from replay_service.config import RunConfig
+from replay_service.connection import PASSWORD_VARIABLE, RedisEndpoint
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+from replay_service.run_state import RunStateStore, is_in_redis
+
+
+def put(redis_client: RedisClient, run: RunConfig, folder: Path) -> None:
+    RunStateStore(redis_client, Keys(run.run_id)).initialise(run)
+    redis_client.hset(Keys(run.run_id).actor(3), "epoch", 1)
+    folder.mkdir()
+    RunDirectory(folder).config.write_text(ExperimentConfig(run=run).to_toml(), encoding="utf-8")
+
+
+@pytest.mark.parametrize("suffix", ["", "[1]*?"])
+def test_its_keys_are_deleted_and_no_others(
+    redis_client: RedisClient, redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, suffix: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(PASSWORD_VARIABLE, redis_endpoint.password)
+    old = replace(run_config, run_id=run_config.run_id + suffix, redis_url=redis_endpoint.url)
+    other = replace(old, run_id=run_config.run_id + "1")
+    put(redis_client, old, tmp_path / "old")
+    put(redis_client, other, tmp_path / "other")
+    delete_from_redis(tmp_path / "old")
+    assert list(redis_client.scan_iter(match=Keys(old.run_id).pattern, count=100)) == []
+    assert len(list(redis_client.scan_iter(match=Keys(other.run_id).pattern, count=100))) == 2
+    assert not is_in_redis(redis_endpoint, Keys(old.run_id))
+    assert is_in_redis(redis_endpoint, Keys(other.run_id))
+
+
+def test_a_redis_that_is_gone_is_told_and_hinders_nothing(
+    run_config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "old").mkdir()
+    run = replace(run_config, redis_url="redis://127.0.0.1:1")
+    RunDirectory(tmp_path / "old").config.write_text(ExperimentConfig(run=run).to_toml(), encoding="utf-8")
+    delete_from_redis(tmp_path / "old")
+    assert f"the overwritten run '{run.run_id}' stays in its Redis" in caplog.text
