@@ -74,6 +74,7 @@ def up(
     """
     from launcher import run_directory
     from launcher.autotune import with_measured_actors
+    from launcher.doubtful_settings import doubts
     from launcher.experiment import refuse_changes, resolve
     from launcher.overwritten_run import delete_from_redis
     from launcher.up import Run, check_inputs, resolve_environment, write_config
@@ -92,6 +93,8 @@ def up(
     resolved, reason = with_measured_actors(resolved)
     if reason:
         print(reason, file=sys.stderr)
+    for doubt in doubts(resolved):
+        print(f"warning: {doubt}", file=sys.stderr)
     if options.dry_run:
         print(resolved.to_toml(), end="")
         return 0

@@ -41,7 +41,8 @@ class LearnerConfig:
     discount: float = 0.99
     """Discount factor gamma. [hand], [paper]"""
     n_step: int = 1
-    """Steps of reward before the bootstrap. 1: one-step targets. [hand]"""
+    """Steps of reward before the bootstrap. 1: one-step targets. No return reaches beyond the end of a message, which
+    is as long as `rollout_length`. [hand] 1."""
     target_update_rate: float = 0.005
     """Polyak rate tau of the target critics, applied at every gradient step. [hand], [paper]"""
     target_initialisation: Literal["independent", "copy"] = "independent"
