@@ -2,26 +2,29 @@
 
     python -m benchmarks.learning_curves --data DATASETS --runs RUNS --only 'strong-*' --jobs 2
 
-A run that is finished is left alone, one that was interrupted is resumed, so the command may be given again after
-anything. `--list` prints the commands instead. Every run has one learner thread: on a small machine as many runs as
-there are cores go on at once. `--make-data` makes the datasets that are missing: the cloned rollouts of the paper's
-protocol, and demonstrations that are worse than those of the main curves.
+A run that has all the steps of its experiment is left alone; one that was interrupted, or began with fewer steps, is
+resumed: the command may be given again after anything. A run that was made with other settings than its experiment has
+now is refused before anything starts. `--list` prints the commands instead. Every run has one learner thread: on a
+small machine as many runs as there are cores go on at once. `--make-data` makes the datasets that are missing: the
+cloned rollouts of the paper's protocol, and demonstrations that are worse than those of the main curves.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-_POLL_S = 2.0
+from benchmarks.experiment_run import ExperimentRun, run_all
+from launcher.run_directory import RunDirectory
+from replay_service.config_file import nearest
+from replay_service.errors import USER_ERROR_EXIT_CODE, ConfigError, UserError
+
 _COMMON = ("--actors", "1", "--learner.threads", "1")
 _STD_FLOOR = ("--learner.min-log-std", "-2.5", "--learner.initial-log-std", "-2.3")
 _BATCH_256 = ("--learner.batch-size", "256")
@@ -56,17 +59,19 @@ class Experiment:
     """A dataset of its own in the place of the task's; `_SHIPPED`: name none, and get what ships with the project."""
     options: tuple[str, ...] = ()
 
-    def command(self, seed: int, data: Path, runs: Path) -> list[str]:
-        """The command line of one run."""
+    def run(self, seed: int, data: Path, runs: Path) -> ExperimentRun:
+        """One of its runs."""
         shipped = self.demonstrations == _SHIPPED
         datasets = [] if shipped else [data / (self.demonstrations or DEMONSTRATIONS[self.env])]
         if self.with_rollouts:
             datasets.append(data / f"{self.env}-bc-v0")
-        return [
-            "launcher", "up", "--run-dir", str(runs / f"{self.name}-{seed}"), "--env", self.env,
+        directory = RunDirectory(runs / f"{self.name}-{seed}")
+        command = (
+            "launcher", "up", "--run-dir", str(directory.path), "--env", self.env,
             "--preset", self.preset, *(word for path in datasets for word in ("--dataset", str(path))),
             "--seed", str(seed), "--num-env-steps", str(self.num_env_steps), *_COMMON, *self.options,
-        ]  # fmt: skip
+        )  # fmt: skip
+        return ExperimentRun(directory, command, self.num_env_steps)
 
 
 def without(name: str, *options: str) -> Experiment:
@@ -85,7 +90,7 @@ def with_one(name: str, *options: str) -> Experiment:
 EXPERIMENTS = (
     Experiment("strong-pen", "pen", "strong", 100_000),
     Experiment("strong-door", "door", "strong", 200_000),
-    Experiment("strong-relocate", "relocate", "strong", 300_000),
+    Experiment("strong-relocate", "relocate", "strong", 300_000, seeds=6),
     Experiment("published-pen", "pen", "published", 200_000, with_rollouts=True, options=_BATCH_256),
     Experiment("published-door", "door", "published", 300_000, with_rollouts=True, options=_BATCH_256),
     Experiment("published-relocate", "relocate", "published", 300_000, seeds=1, with_rollouts=True, options=_BATCH_256),
@@ -131,13 +136,19 @@ EXPERIMENTS = (
 )  # fmt: skip
 
 
-def chosen(only: list[str], data: Path, runs: Path) -> Iterator[tuple[Path, list[str]]]:
-    """(run directory, command) of every run whose experiment fits one of the patterns; seed by seed."""
+def chosen(only: Sequence[str], data: Path, runs: Path) -> list[ExperimentRun]:
+    """Every run whose experiment fits one of the patterns, or all of them; seed by seed.
+
+    Raises:
+        ConfigError: a pattern fits no experiment.
+    """
+    for pattern in only:
+        if not any(fnmatch(e.name, pattern) for e in EXPERIMENTS):
+            hint = nearest(pattern, [e.name for e in EXPERIMENTS])
+            raise ConfigError(f"--only: expected a pattern that fits a name in --list, got {pattern!r}.{hint}")
     picked = [e for e in EXPERIMENTS if not only or any(fnmatch(e.name, pattern) for pattern in only)]
-    for seed in range(max((e.seeds for e in picked), default=0)):
-        for experiment in picked:
-            if seed < experiment.seeds:
-                yield runs / f"{experiment.name}-{seed}", experiment.command(seed, data, runs)
+    seeds = range(max(e.seeds for e in picked))
+    return [e.run(seed, data, runs) for seed in seeds for e in picked if seed < e.seeds]
 
 
 def dataset_commands(data: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -152,26 +163,6 @@ def dataset_commands(data: Path) -> Iterator[tuple[Path, list[str]]]:
         yield made, [*command, *options]
 
 
-def is_finished(run: Path) -> bool:
-    """Whether a run has come to the end of its budget."""
-    try:
-        status: object = json.loads((run / "summary.json").read_text(encoding="utf-8")).get("status")
-    except (OSError, ValueError):
-        return False
-    return status == "finished"
-
-
-def start(run: Path, command: list[str]) -> subprocess.Popen[bytes]:
-    """Start or resume a run, with its output beside it."""
-    words = ["--run-dir", str(run), "--restart-behavior", "resume"] if (run / "config.toml").exists() else command[2:]
-    run.parent.mkdir(parents=True, exist_ok=True)
-    with run.with_suffix(".out").open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "launcher", "up", *words],
-            stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of datasets")
@@ -183,31 +174,28 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="print the commands and start nothing")
     arguments = parser.parse_args()
-    if arguments.make_data:
-        for made, command in dataset_commands(arguments.data.resolve()):
-            if not made.exists():
-                print(shlex.join(["launcher", *command]), flush=True)
-                subprocess.run([sys.executable, "-m", "launcher", *command], check=True)
-        return 0
-    todo = list(chosen(arguments.only, arguments.data.resolve(), arguments.runs.resolve()))
-    if arguments.list:
-        for _run, command in todo:
-            print(shlex.join(command))
-        return 0
-    waiting = [(run, command) for run, command in todo if not is_finished(run)]
-    running: dict[Path, subprocess.Popen[bytes]] = {}
-    failed: list[Path] = []
-    while waiting or running:
-        while waiting and len(running) < arguments.jobs:
-            run, command = waiting.pop(0)
-            print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
-            running[run] = start(run, command)
-        for run in [run for run, process in running.items() if process.poll() is not None]:
-            if running.pop(run).returncode or not is_finished(run):
-                failed.append(run)
-                print(f"{run.name} did not finish; see {run.with_suffix('.out')}", flush=True)
-        time.sleep(_POLL_S)
-    return 1 if failed else 0
+    try:
+        runs = chosen(arguments.only, arguments.data.resolve(), arguments.runs.resolve())
+        if arguments.make_data:
+            make_missing_data(arguments.data.resolve())
+            return 0
+        if arguments.list:
+            for run in runs:
+                print(shlex.join(run.command))
+            return 0
+        for run in runs:
+            run.refuse_other_settings()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    return 0 if run_all([run for run in runs if not run.is_finished], jobs=arguments.jobs) else 1
+
+
+def make_missing_data(data: Path) -> None:
+    for made, command in dataset_commands(data):
+        if not made.exists():
+            print(shlex.join(["launcher", *command]), flush=True)
+            subprocess.run([sys.executable, "-m", "launcher", *command], check=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def plot(
 ) -> int:
     """Draw learning curves of runs: the mean over seeds, a band from the lowest to the highest seed, thin seeds.
 
-    Runs of one environment and one preset are one curve; several environments are panels side by side. Seeds are
+    Runs of one environment, one preset and the same settings are one curve; several environments are panels side by side. Seeds are
     averaged only at evaluation points where all seeds of the group have data.
 
     Parameters
@@ -68,7 +68,7 @@ def plot(
     csv
         Also write the rows of all runs into this file, from the offline point on, a label in the place of the preset.
     """
-    from launcher.learning_curves import make_curves, merge, read_evaluations, write_rows
+    from launcher.learning_curves import make_curves, merge, read_evaluations, refuse_other_settings, write_rows
     from launcher.plot import check_picture_name, describe_group, draw_curves, parse_reference
     from launcher.run_directory import find_run
 
@@ -77,7 +77,9 @@ def plot(
     if label and len(label) != len(paths):
         raise ConfigError(f"--label: expected one for each of {len(paths)} runs, got {len(label)}")
     labels = label or (None,) * len(paths)
-    rows = merge([(str(p), read_evaluations(p, label=name)) for p, name in zip(paths, labels, strict=True)])
+    sources = [(path, read_evaluations(path, label=name)) for path, name in zip(paths, labels, strict=True)]
+    refuse_other_settings(sources)
+    rows = merge([(str(path), found) for path, found in sources])
     curves = make_curves(rows, metric=metric, axis=x)
     references = [parse_reference(text, [curve.env for curve in curves]) for text in reference]
     if csv is not None:

@@ -1,8 +1,9 @@
 """Rows of `evaluations.csv` -> learning curves; pure but for reading and writing the files.
 
-Runs of one environment and one label (the preset, unless the user gives another) are seeds of one curve. Its mean and
-its band are taken only at evaluation points that *every* seed of the group has: a mean over whichever seeds happen to
-be there would jump where a seed ends. The seeds' own lines keep all their points.
+Runs of one environment and one label (the preset, unless the user gives another) are seeds of one curve, if they were
+made with the same settings. Its mean and its band are taken only at evaluation points that *every* seed of the group
+has: a mean over whichever seeds happen to be there would jump where a seed ends. The seeds' own lines keep all their
+points.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from launcher.curve_axes import Axis, Metric
+from launcher.run_directory import RunDirectory
+from launcher.run_settings import OF_THE_EVALUATION, OF_THE_MACHINE, describe_differences, read_settings
 from launcher.whole_file import whole_file
 from replay_service.errors import UserError
 from replay_service.records import EVALUATIONS_FILE
 
 _VERSION_COLUMN = "policy_version"
 _FIRST_TRAINED_VERSION = 1
+_MAY_DIFFER_BETWEEN_SEEDS = ("seed", "num_env_steps", *OF_THE_MACHINE, *OF_THE_EVALUATION)
 
 
 class EvaluationsError(UserError):
@@ -128,6 +132,32 @@ def merge(sources: Sequence[tuple[str, Sequence[EvaluationRow]]]) -> list[Evalua
             owner[env, label, seed] = name
         merged.extend(rows)
     return merged
+
+
+def refuse_other_settings(sources: Sequence[tuple[Path, Sequence[EvaluationRow]]]) -> None:
+    """Refuse runs of one group that were made with different settings: their mean would be of two things.
+
+    Args:
+        sources: path and rows of each. A CSV file, or a folder without a config.toml, has no settings to compare.
+
+    Raises:
+        EvaluationsError: names two runs and the first settings in which they differ.
+        ConfigError: a run's configuration cannot be read.
+    """
+    first: dict[tuple[str, str], tuple[Path, dict[str, object]]] = {}
+    for path, rows in sources:
+        run = RunDirectory(path)
+        if not run.holds_run:
+            continue
+        settings = read_settings(run.config)
+        for env, label in {(row.env, row.preset): None for row in rows}:
+            other, its_settings = first.setdefault((env, label), (path, settings))
+            found = describe_differences(its_settings, settings, may_differ=_MAY_DIFFER_BETWEEN_SEEDS)
+            if found:
+                raise EvaluationsError(
+                    f"{other} and {path} are no seeds of one curve ({env}, {label}), because they differ in {found}: "
+                    "tell them apart with one --label for each run"
+                )
 
 
 def make_curves(rows: Iterable[EvaluationRow], *, metric: Metric, axis: Axis) -> list[Curve]:

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tests.deploy import images
 from tests.system.launching import SMALL_PEN
 
 SCRIPT = images.ROOT / "deploy" / "slurm" / "awac.sbatch"
-NODES = 2
+JOB_TIMEOUT_S = 450.0
 
 STAND_INS = {
     "scontrol": 'test "$1 $2" = "show hostnames" && printf "node-0\\nnode-1\\n"',
@@ -38,7 +38,8 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def submit(tmp_path: Path, short_folder: Path) -> Iterator[subprocess.Popen[str]]:
+def submit(tmp_path: Path, short_folder: Path) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs the script to its end with options; gives its exit code and what it said."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, text in STAND_INS.items():
@@ -49,36 +50,44 @@ def submit(tmp_path: Path, short_folder: Path) -> Iterator[subprocess.Popen[str]
         "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(images.ROOT),
         "AWAC_RUN": str(tmp_path / "pen-0"),
-        "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_JOB_NODELIST": "node-[0-1]",
         "SLURM_CPUS_PER_TASK": "4",
     }
-    with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(
-            ["bash", SCRIPT, *SMALL_PEN, "--num-env-steps", "1200"],
-            env=environment,
-            cwd=tmp_path,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-    yield process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    shutil.rmtree(Path("/tmp") / f"awac-{os.getpid()}", ignore_errors=True)
+    jobs: dict[str, subprocess.Popen[str]] = {}
+
+    def run_job(*options: str) -> tuple[int, str]:
+        job = f"{os.getpid()}{len(jobs)}"
+        with (tmp_path / job).open("w+") as out:
+            jobs[job] = subprocess.Popen(
+                ["bash", SCRIPT, *options],
+                env={**environment, "SLURM_JOB_ID": job},
+                cwd=tmp_path,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            code = jobs[job].wait(JOB_TIMEOUT_S)
+            out.seek(0)
+            return code, out.read()
+
+    yield run_job
+    for job, process in jobs.items():
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(Path("/tmp") / f"awac-{job}", ignore_errors=True)
 
 
 @pytest.mark.system
 @pytest.mark.slow
-@pytest.mark.timeout(500)
-def test_a_run_on_two_ray_nodes_ends_sound(submit: subprocess.Popen[str], tmp_path: Path) -> None:
-    code = submit.wait(450)
-    said = (tmp_path / "out").read_text()
+@pytest.mark.timeout(2 * JOB_TIMEOUT_S + 50)
+def test_a_run_on_two_ray_nodes_ends_sound_and_goes_on_with_the_options_of_the_next_job(
+    submit: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    code, said = submit(*SMALL_PEN, "--num-env-steps", "1200")
     assert code == 0, said
-    summary = json.loads((tmp_path / "pen-0" / "summary.json").read_text(encoding="utf-8"))
-    assert (summary["status"], summary["env_steps"], summary["unaccounted_steps"]) == ("finished", 1200, 0)
+    assert ended(tmp_path / "pen-0") == ("finished", 1200, 0)
     private = tmp_path / "pen-0.private"
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     token = private / "ray.token"
@@ -86,6 +95,16 @@ def test_a_run_on_two_ray_nodes_ends_sound(submit: subprocess.Popen[str], tmp_pa
     assert token.read_text() not in said
     assert (private / "redis" / "users" / "run.password").read_text() not in said
     assert "Ray runtime started" in (private / "ray-nodes.log").read_text()
+
+    code, said = submit(*SMALL_PEN, "--num-env-steps", "1600")
+    assert code == 0, said
+    assert ended(tmp_path / "pen-0") == ("finished", 1600, 0)
+
+
+def ended(run: Path) -> tuple[str, int, int]:
+    """Status, environment steps and unaccounted steps."""
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return summary["status"], summary["env_steps"], summary["unaccounted_steps"]
 
 
 def test_outside_of_an_allocation_it_says_what_it_needs(tmp_path: Path) -> None:

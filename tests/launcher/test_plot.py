@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from launcher import cli
+from launcher.experiment import ExperimentConfig, LauncherConfig
 from launcher.plot import Reference, parse_reference
+from launcher.run_directory import RunDirectory
+from launcher.up import write_config
+from learner.config import LearnerConfig
+from replay_service.config import ReplayConfig, RunConfig
 from replay_service.errors import ConfigError
 from tests.launcher.test_learning_curves import run_file
 
@@ -88,6 +93,51 @@ def test_a_long_label_leaves_the_panel_its_room(tmp_path: Path) -> None:
     lines = [line for text in texts for line in text.splitlines() if "a rather long name" in line]
     assert len(lines) > 2
     assert max(map(len, lines)) < 60
+
+
+def make_configured_runs(folder: Path, *configs: ExperimentConfig) -> list[str]:
+    """The first runs of `make_runs`, each with the configuration that `launcher up` would write."""
+    runs = make_runs(folder)[: len(configs)]
+    for run, config in zip(runs, configs, strict=True):
+        write_config(config, RunDirectory(Path(run)))
+    return runs
+
+
+def test_runs_with_other_settings_are_no_seeds_of_one_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = make_configured_runs(
+        tmp_path,
+        ExperimentConfig(run=RunConfig(env="pen", seed=0)),
+        ExperimentConfig(run=RunConfig(env="pen", seed=1)),
+        ExperimentConfig(run=RunConfig(env="pen", seed=2, actors=8), learner=LearnerConfig(temperature=2.0)),
+    )
+    output = tmp_path / "a.svg"
+    assert cli.main(["plot", *runs, "--output", str(output)]) == 2
+    said = capsys.readouterr().err
+    assert f"{runs[0]} and {runs[2]} are no seeds of one curve (pen, paper)" in said
+    assert "actors (2 and 8), learner.temperature (0.5 and 2.0)" in said
+    assert not output.exists()
+    one_label = [word for _run in runs for word in ("--label", "a")]
+    assert cli.main(["plot", *runs, *one_label, "--output", str(output)]) == 2
+    apart = ["--label", "narrow", "--label", "narrow", "--label", "wide"]
+    assert cli.main(["plot", *runs, *apart, "--output", str(output)]) == 0
+    assert "pen: narrow (mean of 2 seeds" in capsys.readouterr().out
+    files = [f"{run}/evaluations.csv" for run in runs]
+    assert cli.main(["plot", *files, "--output", str(output)]) == 0
+    assert "mean of 3 seeds" in capsys.readouterr().out
+
+
+def test_seeds_may_differ_in_machine_and_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = ExperimentConfig(
+        run=RunConfig(
+            env="pen", seed=1, num_env_steps=5000, run_id="pen-1", redis_url="redis://there:6379", discovery_port=9464,
+            metrics_host="node", replay=ReplayConfig(port=6390, max_memory_mb=512, server_path="/usr/bin/redis-server"),
+        ),
+        learner=LearnerConfig(threads=8, checkpoint_every_s=5.0, evaluate_every_env_steps=5000),
+        launcher=LauncherConfig(device="cuda", ray_address="auto"),
+    )  # fmt: skip
+    runs = make_configured_runs(tmp_path, ExperimentConfig(run=RunConfig(env="pen", run_id="pen-0")), elsewhere)
+    assert cli.main(["plot", *runs, "--output", str(tmp_path / "a.svg")]) == 0
+    assert "mean of 2 seeds" in capsys.readouterr().out
 
 
 MISTAKES = {
