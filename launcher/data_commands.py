@@ -47,8 +47,8 @@ def plot(
 ) -> int:
     """Draw learning curves of runs: the mean over seeds, a band from the lowest to the highest seed, thin seeds.
 
-    Runs of one environment, one preset and the same settings are one curve; several environments are panels side by side. Seeds are
-    averaged only at evaluation points where all seeds of the group have data.
+    Runs of one environment, one preset and the same settings are one curve; several environments are panels side by
+    side. Seeds are averaged only at evaluation points where all seeds of the group have data.
 
     Parameters
     ----------
