@@ -74,7 +74,7 @@ def start_learner(redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path
             exit_when_finished=exit_when_finished,
         )  # fmt: skip
         if isinstance(stop, StopAtGradStep):
-            stop.state = learner._state
+            stop.state = learner.session.state
         prepare(learner)
         started.append(RunningLearner(learner, stop))
         return started[-1]
@@ -83,7 +83,7 @@ def start_learner(redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path
     for running in started:
         running.stop_signal.set()
         running._thread.join(60.0)
-        running.learner._client.close()
+        running.learner.session.client.close()
 
 
 @pytest.fixture

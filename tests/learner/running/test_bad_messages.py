@@ -47,12 +47,12 @@ class TestBadMessages:
         start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         """The worst moment: after the learner has read the stream, and before it reads the number of stored steps."""
-        monkeypatch.setattr("learner.learner._SYNC_EVERY_S", 1e9)  # no chance look at the stream between updates
+        monkeypatch.setattr("learner.upkeep._SYNC_EVERY_S", 1e9)  # no chance look at the stream between updates
         driving = drive(run_config)
         arrived: list[int] = []
 
         def let_one_arrive_late(learner: Learner) -> None:
-            plain_hget = learner._client.hget
+            plain_hget = learner.session.client.hget
 
             def hget(name: str, key: str) -> bytes | None:
                 if not arrived and int(plain_hget(name, "env_steps") or 0) == run_config.num_env_steps - 10:
@@ -62,7 +62,7 @@ class TestBadMessages:
                         arrived.append(lease)
                 return plain_hget(name, key)
 
-            learner._client.hget = hget  # type: ignore[method-assign]
+            learner.session.client.hget = hget  # type: ignore[method-assign]
 
         learner = start_learner(prepare=let_one_arrive_late)
         driving.until(learner, lambda s: s.env_steps == run_config.num_env_steps - 10 or bool(arrived))
@@ -84,7 +84,7 @@ class TestBadMessages:
         failures: list[str] = []
 
         def fail_once(learner: Learner) -> None:
-            plain_put = learner._quarantine.put
+            plain_put = learner.session.quarantine.put
 
             def put(bad: BadEntry) -> int:
                 if not failures:
@@ -92,7 +92,7 @@ class TestBadMessages:
                     raise redis.exceptions.ConnectionError("reset by peer")
                 return plain_put(bad)
 
-            learner._quarantine.put = put  # type: ignore[method-assign]
+            learner.session.quarantine.put = put  # type: ignore[method-assign]
 
         learner = start_learner(prepare=fail_once)
         driving = drive(run_config)

@@ -85,7 +85,7 @@ class TestPhases:
         drive(run_config).until_finished(learner)
         last, newest = evaluation_requests(redis_client, keys)[-1], WeightsChannel(redis_client, keys).fetch()
         assert newest is not None
-        learnt = learner.learner._state
+        learnt = learner.learner.session.state
         assert (last.version, last.grad_steps, last.env_steps) == (newest.version, newest.grad_steps, newest.env_steps)
         for weights, policy in ((last, learnt.evaluated_average), (newest, learnt.policy)):
             assert policy is not None
@@ -126,7 +126,7 @@ class TestPhases:
         tape: list[tuple[object, ...]] = []
 
         def record(learner: Learner) -> None:
-            plain_save, plain_publish = learner._store.save, learner._channel.publish
+            plain_save, plain_publish = learner.session.checkpoints.save, learner.session.publisher._channel.publish
 
             def save(state: LearnerState, progress: Progress) -> Path:
                 tape.append(("checkpoint", progress.phase, progress.grad_steps))
@@ -141,8 +141,8 @@ class TestPhases:
                     tape.append(("publish", enter, counters.grad_steps, judged))
                 plain_publish(policy, evaluated=evaluated, enter=enter)
 
-            learner._store.save = save  # type: ignore[method-assign]
-            learner._channel.publish = publish  # type: ignore[method-assign]
+            learner.session.checkpoints.save = save  # type: ignore[method-assign]
+            learner.session.publisher._channel.publish = publish  # type: ignore[method-assign]
 
         drive(run_config).until_finished(start_learner(prepare=record))
         assert tape == [

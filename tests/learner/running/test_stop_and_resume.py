@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from learner.checkpoint import CheckpointStore, Progress
+from learner.session import Session
+from learner.startup import Experience, fill_mirror
 from learner.update import make_state
 from replay_service.config import ReplayConfig, RunConfig
 from replay_service.errors import CheckpointError
@@ -16,7 +18,7 @@ from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import Phase, RunStateStore
-from replay_service.seeding import seed
+from replay_service.seeding import SeedInfo, seed
 from replay_service.weights_channel import WeightsChannel
 from tests.learner.running.driving import (
     CONFIG,
@@ -172,8 +174,16 @@ class TestStopAndResume:
 
     def test_a_resumed_learner_samples_what_the_stream_retains(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
-        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
+        mirrors = []
+
+        def fill_and_note(session: Session, progress: Progress, seeded: SeedInfo) -> Experience:
+            experience = fill_mirror(session, progress, seeded)
+            mirrors.append(experience.mirror)
+            return experience
+
+        monkeypatch.setattr("learner.learner.fill_mirror", fill_and_note)
         run = replace(run_config, replay=ReplayConfig(capacity=50, evict_seed=False))
         seeded_state.initialise(run)
         learner = start_learner(run=run)
@@ -183,7 +193,7 @@ class TestStopAndResume:
         again = start_learner(run=run)
         wait_until(lambda: count_reports(redis_client, keys) > reports, "the learner to be up again")
         again.stop()
-        old, new = learner.learner._mirror, again.learner._mirror
+        old, new = mirrors
         assert new.check_valid() is None
         assert (new.seed_size, new.online_size) == (60, seeded_state.read().retained_steps) == (60, 50)
         batches = [m.sample(500, torch.Generator().manual_seed(1), offline_fraction=None) for m in (old, new)]

@@ -1,0 +1,147 @@
+"""How a learner begins: the seed is awaited, a checkpoint restored, and the mirror filled from Redis."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from learner.checkpoint import Progress
+from learner.ingestion import Ingestion
+from learner.mirror import ReplayMirror
+from learner.session import Session
+from learner.update import fit_observation_scale
+from replay_service.errors import CheckpointError
+from replay_service.run_state import Phase, RunState
+from replay_service.seeding import SeedInfo, seed_info
+from replay_service.trajectory_stream import TrajectoryReader
+
+_PAUSE_S = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class Experience(NamedTuple):
+    """What batches are drawn from, and what fills it."""
+
+    mirror: ReplayMirror
+    ingestion: Ingestion
+
+
+def wait_for_seed(session: Session) -> SeedInfo | None:
+    """Wait until the replay service has seeded the buffer; None when a stop was asked for first."""
+    while not session.stop.is_set():
+        found = session.patience.until_answered(lambda: seed_info(session.client, session.keys))
+        if found is not None:
+            session.notice.done()
+            return found
+        session.notice.waiting("the replay service to seed the buffer")
+        session.stop.wait(_PAUSE_S)
+        session.waits.add("seed", _PAUSE_S)
+    return None
+
+
+def restore(session: Session) -> Progress:
+    """Load the newest sound checkpoint into the session's state and make known what it holds.
+
+    Returns:
+        How far the learner had come; the beginning, where nothing has been learned yet.
+
+    Raises:
+        CheckpointError: the run has made progress that no sound checkpoint holds.
+    """
+    run = session.run
+    shared = session.patience.until_answered(session.run_state.read)
+    progress = session.checkpoints.restore(session.state)
+    if progress is None:
+        if shared is not None and shared.policy_version > 0:
+            raise CheckpointError(
+                f"run {run.run_id!r} has published policy version {shared.policy_version}, but its "
+                "checkpoints are gone: put them back, or start over with --restart-behavior restart"
+            )
+        return Progress()
+    progress.stream_position = 0  # filling the mirror finds it again
+    if run.lockstep:
+        # A version names its turn. What was published behind the checkpoint is published again, bit by bit.
+        due = progress.phase is Phase.ONLINE and progress.policy_version == 0
+        unfinished = progress.phase is Phase.FINISHED and shared is not None and shared.phase is not progress.phase
+        if due or unfinished:
+            _publish(session, progress, for_evaluation=True)
+        return progress
+    if shared is not None:
+        # Actors must see a newer number than any they have; what they then fetch is the restored policy.
+        progress.policy_version = max(progress.policy_version, shared.policy_version)
+        if _budget_grew(progress, shared):
+            progress.phase = Phase.ONLINE
+    phase = progress.phase
+    if phase is Phase.ONLINE or (phase is Phase.FINISHED and shared is not None and shared.phase is not phase):
+        # A crash between a checkpoint and the publication behind it has cost an evaluation: of the first version, or of
+        # the last one.
+        _publish(session, progress, for_evaluation=phase is Phase.FINISHED or progress.policy_version == 0)
+    return progress
+
+
+def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Experience:
+    """Read the seed and what the stream retains into a new mirror.
+
+    Args:
+        session: of the learner.
+        progress: its stream position follows; in lock-step its turns are taken again.
+        seeded: what the seed stream holds.
+
+    Raises:
+        DatasetError: a seed message does not fit the run.
+        LockstepBroken: the stream has lost turns that the checkpoint had taken in.
+    """
+    run, config, stop, patience = session.run, session.config, session.stop, session.patience
+    mirror = ReplayMirror(
+        observation_dim=run.spec.observation_dim,
+        action_dim=run.spec.action_dim,
+        seed_steps=seeded.steps,
+        capacity=run.replay.capacity,
+        evict_seed=run.replay.evict_seed,
+        device=session.device,
+    )
+    ingestion = Ingestion(
+        run,
+        config,
+        mirror,
+        online=TrajectoryReader(session.client, session.keys.online, run.spec),
+        quarantine=session.quarantine,
+        patience=patience,
+        metrics=session.metrics,
+    )
+    seed = TrajectoryReader(session.client, session.keys.seed, run.spec)
+    while not stop.is_set() and patience.until_answered(lambda: ingestion.read_seed(seed)):
+        pass
+    if config.normalise_observations and progress.grad_steps == 0 and mirror.seed_size > 1:
+        fit_observation_scale(session.state, mirror.seed_observations())
+    while not stop.is_set() and patience.until_answered(lambda: ingestion.read_online(progress, block_ms=None) > 0):
+        pass
+    if ingestion.turns is not None and not stop.is_set():
+        ingestion.turns.retake(progress)
+    _prove_resume(session, progress)
+    _log.info("mirror holds %d seed and %d online transitions", mirror.seed_size, mirror.online_size)
+    return Experience(mirror, ingestion)
+
+
+def _publish(session: Session, progress: Progress, *, for_evaluation: bool) -> None:
+    session.patience.until_answered(
+        lambda: session.publisher.publish(progress, for_evaluation=for_evaluation, enter=progress.phase)
+    )
+
+
+def _budget_grew(progress: Progress, shared: RunState) -> bool:
+    return progress.phase is Phase.FINISHED and shared.env_steps < shared.num_env_steps
+
+
+def _prove_resume(session: Session, progress: Progress) -> None:
+    proof = session.checkpoints.record_proof(stream_position=progress.stream_position)
+    if proof is None or session.stop.is_set():
+        return
+    _log.info("resume proved: %s", proof)
+    if proof.stream_position_found < proof.stream_position:
+        _log.warning(
+            "Redis lacks %d steps that the checkpoint had taken in: one that is killed may forget its last second; "
+            "actors that still have them send them again",
+            proof.stream_position - proof.stream_position_found,
+        )
