@@ -5,6 +5,7 @@ Heavy imports (ray, MuJoCo, h5py) stay inside the commands, so that `launcher --
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -28,6 +29,9 @@ from launcher.run_commands import add_run_commands
 from replay_service.config import AUTO_ACTORS, require_at_least
 from replay_service.config_file import read_toml
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, ConfigError, RunDirectoryError, UserError
+
+if TYPE_CHECKING:
+    from launcher.run_directory import Prepared
 
 _ENVIRONMENT_PREFIX = "AWAC_"
 _FAILURE_EXIT_CODE = 1
@@ -75,9 +79,8 @@ def up(
     from launcher import run_directory
     from launcher.autotune import with_measured_actors
     from launcher.doubtful_settings import doubts
-    from launcher.experiment import refuse_changes, resolve
-    from launcher.overwritten_run import delete_from_redis
-    from launcher.up import Run, check_inputs, resolve_environment, write_config
+    from launcher.experiment import resolve
+    from launcher.up import check_inputs, resolve_environment
 
     resuming = options.restart_behavior == "resume"
     path = options.run_dir or (
@@ -98,15 +101,28 @@ def up(
     if options.dry_run:
         print(resolved.to_toml(), end="")
         return 0
-    prepared = run_directory.prepare(path, _behavior(options.restart_behavior))
+    return _hold_and_run(resolved, run_directory.prepare(path, _behavior(options.restart_behavior)), options.detach)
+
+
+def _hold_and_run(resolved: ExperimentConfig, prepared: Prepared, wants_detaching: bool) -> int:
+    """Run an experiment in its directory, which is held for as long; returns the exit code."""
+    from launcher import run_directory
+    from launcher.experiment import refuse_changes
+    from launcher.overwritten_run import delete_from_redis
+    from launcher.run_settings import changed_settings
+    from launcher.up import Run, write_config
+
     directory = prepared.run
-    console = Console()
+    console, changes = Console(), ""
     with directory.held():
         if prepared.resumes:
             refuse_changes(_saved(directory.config), resolved)
+            changes = changed_settings(directory.config, resolved)
+            if changes:
+                print(f"resumed with other settings than before: {changes}", file=sys.stderr)
         write_config(resolved, directory)
         latest = run_directory.remember_latest(directory.path)
-        if options.detach:
+        if wants_detaching:
             from launcher.detached import detach
 
             code = detach(directory)
@@ -116,6 +132,8 @@ def up(
                 return code
             console = Console()
         _log_to(directory.logs / "launcher.log")
+        if changes:
+            logging.getLogger(__name__).warning("resumed with other settings than before: %s", changes)
 
         def begun() -> None:
             if prepared.deletes and prepared.aside is not None:
@@ -126,7 +144,7 @@ def up(
         try:
             status = run.execute()
         except UserError:
-            if not prepared.resumes and not options.detach:  # else the one in the terminal does, once it has read why
+            if not prepared.resumes and not wants_detaching:  # else the one in the terminal does, once it has read why
                 run_directory.forget_unstarted(prepared, latest)
             raise
         except AwacError as error:

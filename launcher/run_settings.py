@@ -59,6 +59,16 @@ def describe_differences(one: Mapping[str, object], other: Mapping[str, object],
     return ", ".join([*shown[:_MOST_NAMED], *more])
 
 
+def changed_settings(saved: Path, wanted: ExperimentConfig) -> str:
+    """What a run will do otherwise once it is resumed, as `describe_differences`: its file before, and now.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
+    now = flat_settings(tomllib.loads(wanted.to_toml()))
+    return describe_differences(read_settings(saved), now, may_differ=OF_THE_MACHINE)
+
+
 def _flat(tables: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in tables.items():
         if isinstance(value, dict):

@@ -130,6 +130,9 @@ def test_crashes_are_mended_and_the_run_is_resumed_after_ctrl_c(start: Start) ->
     assert f"restored {resumed.run_dir}/checkpoints/step-{stopped['grad_steps']:012d}" in restored
     assert saved["policy.layers.0.weight"]
     assert resumed.wait() == 0, resumed.output + resumed.logs()
+    changed = "resumed with other settings than before: num_env_steps ("
+    assert changed in resumed.output.replace("\n", " ")
+    assert changed in (resumed.run_dir / "logs" / "launcher.log").read_text()
     summary = resumed.summary()
     assert summary["status"] == "finished"
     assert summary["env_steps"] == budget
