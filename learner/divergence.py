@@ -25,6 +25,6 @@ def refuse_divergence(not_finite: Iterable[str], grad_steps: int) -> None:
         raise LearningDiverged(
             f"learning has diverged: after {grad_steps:,} gradient steps {', '.join(names[:_NAMED])}{more} "
             f"{'are' if len(names) > 1 else 'is'} NaN or infinite. The newest checkpoint is from before; "
-            "--restart-behavior resume goes on from it, with a setting that holds what grew: --learner.max-weight, "
+            "--restart-behavior resume goes on from the newest, with a setting that holds what grew: --learner.max-weight, "
             "--learner.min-target and --learner.max-target, or smaller learning rates"
         )
