@@ -24,7 +24,7 @@ def refuse_divergence(not_finite: Iterable[str], grad_steps: int) -> None:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         raise LearningDiverged(
             f"learning has diverged: after {grad_steps:,} gradient steps {', '.join(names[:_NAMED])}{more} "
-            f"{'are' if len(names) > 1 else 'is'} NaN or infinite. The newest checkpoint is from before; "
-            "--restart-behavior resume goes on from the newest, with a setting that holds what grew: --learner.max-weight, "
+            f"{'are' if len(names) > 1 else 'is'} NaN or infinite. Checkpoints are from before; --restart-behavior "
+            "resume goes on from the newest, with a setting that holds what grew: --learner.max-weight, "
             "--learner.min-target and --learner.max-target, or smaller learning rates"
         )
