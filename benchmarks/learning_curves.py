@@ -120,10 +120,11 @@ EXPERIMENTS = (
         Experiment(f"strong-on-{name}", "relocate", "strong", 60_000, seeds=1, demonstrations=f"{name}.npz")
         for name in WORSE
     ),
-    *(
-        Experiment(f"strong-on-shipped-{env}", env, "strong", 60_000, seeds=1, demonstrations=_SHIPPED)
-        for env in DEMONSTRATIONS
-    ),
+    Experiment("strong-on-shipped-pen", "pen", "strong", 60_000, seeds=1, demonstrations=_SHIPPED),
+    Experiment("strong-on-shipped-door", "door", "strong", 60_000, seeds=1, demonstrations=_SHIPPED),
+    Experiment("strong-on-shipped-relocate", "relocate", "strong", 120_000, seeds=1, demonstrations=_SHIPPED),
+    Experiment("strong-on-shipped-relocate-but-uniform", "relocate", "strong", 120_000, seeds=1,
+               demonstrations=_SHIPPED, options=("--learner.offline-fraction", "none")),
     Experiment("strong-on-shipped-relocate-but-temperature", "relocate", "strong", 60_000, seeds=1,
                demonstrations=_SHIPPED, options=("--learner.temperature", "2")),
     Experiment("strong-on-shipped-relocate-but-std-floor", "relocate", "strong", 60_000, seeds=1,
