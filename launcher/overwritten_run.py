@@ -33,7 +33,7 @@ def delete_from_redis(aside: Path) -> None:
             return
         client = connect(RedisEndpoint.from_url(run.redis_url, password_from_environment()))
         try:
-            found = list(client.scan_iter(match=Keys(run_id).pattern, count=_KEYS_A_ROUND_TRIP))
+            found = list(client.scan_iter(match=Keys(run_id).pattern(), count=_KEYS_A_ROUND_TRIP))
             for first in range(0, len(found), _KEYS_A_ROUND_TRIP):
                 client.delete(*(name.decode() for name in found[first : first + _KEYS_A_ROUND_TRIP]))
         finally:

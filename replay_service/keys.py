@@ -37,7 +37,6 @@ class Keys:
     def _key(self, name: str) -> str:
         return f"awac:{{{self.run_id}}}:{name}"
 
-    @property
     def pattern(self) -> str:
         """What SCAN matches all keys of the run with, and no other."""
         return re.sub(r"([\[\]*?\\])", r"\\\1", self._key("")) + "*"

@@ -35,8 +35,8 @@ def test_its_keys_are_deleted_and_no_others(
     put(redis_client, old, tmp_path / "old")
     put(redis_client, other, tmp_path / "other")
     delete_from_redis(tmp_path / "old")
-    assert list(redis_client.scan_iter(match=Keys(old.run_id).pattern, count=100)) == []
-    assert len(list(redis_client.scan_iter(match=Keys(other.run_id).pattern, count=100))) == 2
+    assert list(redis_client.scan_iter(match=Keys(old.run_id).pattern(), count=100)) == []
+    assert len(list(redis_client.scan_iter(match=Keys(other.run_id).pattern(), count=100))) == 2
     assert not is_in_redis(redis_endpoint, Keys(old.run_id))
     assert is_in_redis(redis_endpoint, Keys(other.run_id))
 

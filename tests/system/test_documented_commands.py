@@ -96,7 +96,7 @@ def test_the_other_commands_do_what_they_say(start: Start, tmp_path: Path) -> No
     for words in documented():
         if (
             words[0] in HAVE_TESTS_OF_THEIR_OWN
-            or words[:2] == ["dataset", "rollout"]
+            or words[:2] in (["dataset", "rollout"], ["dataset", "demos"])
             or len(words) < MOST_PROSE[words[0]]
         ):
             continue

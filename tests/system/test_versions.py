@@ -20,6 +20,7 @@ from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import RunStateStore
 from replay_service.seeding import seed
+from replay_service.service import ServiceFiles
 from replay_service.spec_check import SPEC_FIELD, spec_text
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
@@ -58,7 +59,12 @@ def test_a_program_of_another_wire_version_is_refused(
     theirs = json.dumps({**json.loads(spec_text(pen.spec)), "wire_version": WIRE_VERSION + 7}, sort_keys=True)
     fingerprint = hashlib.sha256(theirs.encode()).hexdigest()[:16]
     redis_client.hset(keys.run, mapping={"spec_fingerprint": fingerprint, SPEC_FIELD: theirs})
-    run = replace(pen, redis_url=redis_endpoint.url) if role == "replay service" else pen
+    run = pen
+    if role == "replay service":  # of a run that its own directory began, before the program was replaced
+        run = replace(pen, redis_url=redis_endpoint.url)
+        opened = ServiceFiles(tmp_path / "run").opened
+        opened.parent.mkdir(parents=True)
+        opened.touch()
     code, said = outcome(role, run, redis_endpoint, tmp_path)
     assert code == 2, said
     assert f"{role} does not fit run {keys.run_id!r}" in said
