@@ -19,6 +19,7 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.learner import Learner
+from learner.session import Session
 from replay_service.config_file import load_role_config, load_run_config
 from replay_service.connection import RedisEndpoint
 from replay_service.errors import ConfigError
@@ -61,16 +62,15 @@ def main() -> int:
     stop.install()
 
     def work() -> int:
-        learner = Learner(
+        session = Session.open(
             load_run_config(arguments.config),
             load_role_config(arguments.config, "learner", LearnerConfig),
             RedisEndpoint.from_environment(),
             checkpoint_dir=arguments.checkpoint_dir,
             device=choose_device(arguments.device),
             stop=stop,
-            exit_when_finished=arguments.exit_when_finished,
         )
-        learner.run()
+        Learner(session, exit_when_finished=arguments.exit_when_finished).run()
         return 0
 
     return run_role(work)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 
 from learner.checkpoint import Progress
-from learner.config import LearnerConfig
 from learner.gradient_steps import GradientSteps, capture_for
 from learner.matrix_products import prefer_onednn
 from learner.session import PROCESS_NAME, Session
@@ -16,10 +14,9 @@ from learner.startup import Experience, fill_mirror, restore, wait_for_seed
 from learner.threads import use_threads
 from learner.turn_taking import TurnTaking
 from learner.upkeep import Upkeep
-from replay_service.config import RunConfig
-from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint
+from replay_service.connection import FAREWELL_ERRORS
 from replay_service.lockstep import turn_of_version
-from replay_service.process import StopSignal, serve_metrics
+from replay_service.process import serve_metrics
 from replay_service.rate_limiter import updates_allowed
 from replay_service.reports import is_all_judged
 from replay_service.run_state import Phase
@@ -31,21 +28,16 @@ _log = logging.getLogger(__name__)
 
 
 class Learner:
-    """The process. `run` is startup, the phases, shutdown."""
+    """The process. `run` is startup, the phases, shutdown.
 
-    def __init__(
-        self,
-        run: RunConfig,
-        config: LearnerConfig,
-        endpoint: RedisEndpoint,
-        *,
-        checkpoint_dir: Path,
-        device: torch.device,
-        stop: StopSignal,
-        exit_when_finished: bool = False,
-    ) -> None:
-        self.session = Session.open(run, config, endpoint, checkpoint_dir=checkpoint_dir, device=device, stop=stop)
-        self._stop = stop
+    Args:
+        session: just opened.
+        exit_when_finished: end once the budget is done and judged, instead of waiting for a stop.
+    """
+
+    def __init__(self, session: Session, *, exit_when_finished: bool = False) -> None:
+        self.session = session
+        self._stop = session.stop
         self._exit_when_finished = exit_when_finished
 
     def run(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from learner.config import LearnerConfig
 from learner.learner import Learner
+from learner.session import Session
 from replay_service.config import EnvironmentConfig, ReplayConfig, RunConfig
 from replay_service.connection import RedisEndpoint
 from replay_service.keys import Keys
@@ -69,10 +70,8 @@ def start_learner(redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path
         exit_when_finished: bool = False,
     ) -> RunningLearner:
         stop = StopSignal() if stop_at_grad_step is None else StopAtGradStep(stop_at_grad_step)
-        learner = Learner(
-            run, config, redis_endpoint, checkpoint_dir=checkpoint_dir, device=CPU, stop=stop,
-            exit_when_finished=exit_when_finished,
-        )  # fmt: skip
+        session = Session.open(run, config, redis_endpoint, checkpoint_dir=checkpoint_dir, device=CPU, stop=stop)
+        learner = Learner(session, exit_when_finished=exit_when_finished)
         if isinstance(stop, StopAtGradStep):
             stop.state = learner.session.state
         prepare(learner)
