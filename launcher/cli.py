@@ -101,10 +101,11 @@ def up(
     if options.dry_run:
         print(resolved.to_toml(), end="")
         return 0
-    return _hold_and_run(resolved, run_directory.prepare(path, _behavior(options.restart_behavior)), options.detach)
+    prepared = run_directory.prepare(path, _behavior(options.restart_behavior))
+    return _hold_and_run(resolved, prepared, wants_detaching=options.detach)
 
 
-def _hold_and_run(resolved: ExperimentConfig, prepared: Prepared, wants_detaching: bool) -> int:
+def _hold_and_run(resolved: ExperimentConfig, prepared: Prepared, *, wants_detaching: bool) -> int:
     """Run an experiment in its directory, which is held for as long; returns the exit code."""
     from launcher import run_directory
     from launcher.experiment import refuse_changes

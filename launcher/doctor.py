@@ -212,11 +212,11 @@ def _budget(state: RunState, run: RunConfig, actors: int) -> Finding:
 
     An actor that was cut off loses its lease to others, and what it stores once it is back is kept all the same.
     """
-    over = max(0, state.env_steps - state.num_env_steps)
+    over, explained = max(0, state.env_steps - state.num_env_steps), actors * run.rollout_length
     text = f"budget: {state.env_steps:,} of {state.num_env_steps:,} env steps"
     if over:
-        text += f", {over:,} over it by actors whose leases had lapsed"
-    return Finding(over <= actors * run.rollout_length, text)
+        text += f", {over:,} over it, of which lapsed leases explain up to {explained:,}"
+    return Finding(over <= explained, text)
 
 
 def _weights(client: RedisClient, keys: Keys, state: RunState) -> Finding:

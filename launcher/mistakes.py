@@ -28,8 +28,10 @@ def in_words(error: Exception) -> Told | None:
         return Told(str(error), _FAILURE_EXIT_CODE)
     if isinstance(error, OSError) and error.filename is not None:
         return Told(f"{error.filename}: {error.strerror}", USER_ERROR_EXIT_CODE)
-    from replay_service.connection import TRANSIENT_ERRORS  # loads redis, which most commands never need
+    from replay_service.connection import REFUSALS, TRANSIENT_ERRORS  # loads redis, which most commands never need
 
+    if isinstance(error, REFUSALS):  # for redis-py they are connection errors too, but no waiting mends them
+        return Told(f"the run's Redis refused the credentials ({error})", USER_ERROR_EXIT_CODE)
     if isinstance(error, TRANSIENT_ERRORS):
         return Told(f"the run's Redis does not answer ({error}); try again in a moment", _FAILURE_EXIT_CODE)
     return None

@@ -37,6 +37,11 @@ def test_a_redis_that_restarts_is_told_with_what_to_do() -> None:
     assert "does not answer (Connection refused); try again" in told.text
 
 
+def test_refused_credentials_are_not_told_as_an_outage() -> None:
+    told = in_words(redis.exceptions.AuthenticationError("WRONGPASS"))
+    assert told == Told("the run's Redis refused the credentials (WRONGPASS)", 2)
+
+
 DEMOS = ["dataset", "demos", "--env", "pen", "--source", "/no/such/expert", "--noise-std", "0.1"]
 ROLLOUT = ["dataset", "rollout", "--env", "pen", "--source", "/no/such/demos"]
 
