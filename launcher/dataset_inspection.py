@@ -13,11 +13,10 @@ from rich.text import Text
 from launcher.wording import percent
 from replay_service.datasets import DatasetFacts, inspect_dataset, load_dataset
 from replay_service.datasets.inspection import ArrayFacts, guess_task
-from replay_service.errors import DatasetError
+from replay_service.errors import FAILURE_EXIT_CODE, DatasetError
 from replay_service.experience import ExperienceSpec
 from replay_service.tasks import find_task
 
-_FINDING_EXIT_CODE = 1
 _BAR_WIDTH = 40
 _BINS = 10
 _BYTES_A_MB = 1e6
@@ -75,7 +74,7 @@ def inspect(source: str, *, env: str | None, plot: Path | None, console: Console
         console.print(Text(f"BAD  {finding}", style="red"), soft_wrap=True)
     if not findings:
         console.print(_approval(expected), highlight=False, soft_wrap=True)
-    return _FINDING_EXIT_CODE if findings else 0
+    return FAILURE_EXIT_CODE if findings else 0
 
 
 def histograms(facts: DatasetFacts) -> list[tuple[str, Sequence[float]]]:

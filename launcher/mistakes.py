@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, UserError
-
-_FAILURE_EXIT_CODE = 1
+from replay_service.errors import FAILURE_EXIT_CODE, USER_ERROR_EXIT_CODE, AwacError, UserError
 
 
 class Told(NamedTuple):
@@ -25,7 +23,7 @@ def in_words(error: Exception) -> Told | None:
     if isinstance(error, UserError):
         return Told(str(error), USER_ERROR_EXIT_CODE)
     if isinstance(error, AwacError):
-        return Told(str(error), _FAILURE_EXIT_CODE)
+        return Told(str(error), FAILURE_EXIT_CODE)
     if isinstance(error, OSError) and error.filename is not None:
         return Told(f"{error.filename}: {error.strerror}", USER_ERROR_EXIT_CODE)
     from replay_service.connection import REFUSALS, TRANSIENT_ERRORS  # loads redis, which most commands never need
@@ -33,5 +31,5 @@ def in_words(error: Exception) -> Told | None:
     if isinstance(error, REFUSALS):  # for redis-py they are connection errors too, but no waiting mends them
         return Told(f"the run's Redis refused the credentials ({error})", USER_ERROR_EXIT_CODE)
     if isinstance(error, TRANSIENT_ERRORS):
-        return Told(f"the run's Redis does not answer ({error}); try again in a moment", _FAILURE_EXIT_CODE)
+        return Told(f"the run's Redis does not answer ({error}); try again in a moment", FAILURE_EXIT_CODE)
     return None

@@ -1,23 +1,146 @@
-"""The commands that change or show a run which is up: `launcher scale`, `launcher attach`."""
+"""The commands about one run: `launcher status | watch | attach | logs | scale | down`.
+
+Heavy imports stay inside the commands.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
+import sys
 import time
 from pathlib import Path
 
 from cyclopts import App
 from rich.console import Console
 
+from replay_service.config import require_at_least
 from replay_service.errors import ConfigError, RunDirectoryError
 
 _SCALE_TIMEOUT_S = 300.0
+_DOWN_TIMEOUT_S = 120.0
 _POLL_S = 0.2
 
 
 def add_run_commands(app: App) -> None:
     """Register the commands."""
-    app.command(scale)
-    app.command(attach)
+    for command in (status, watch, attach, logs, scale, down):
+        app.command(command)
+
+
+def status(run: Path | None = None, /) -> int:
+    """Show how a run is doing.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    """
+    from launcher.dashboard import evaluation_table
+    from launcher.display import plain_line
+    from launcher.rates import Rates
+    from launcher.run_connection import snapshot_reader
+    from launcher.run_directory import find_run
+
+    directory = find_run(run)
+    holder = directory.holder()
+    console = Console()
+    reader = snapshot_reader(directory) if holder else None
+    if reader is None and holder is not None:
+        console.print(
+            f"{directory.path}: launcher process {holder.get('pid')} holds it; it is starting, or its Redis does not "
+            "answer",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 0
+    if reader is None:
+        if not directory.summary.exists():
+            console.print(f"{directory.path}: not running, and it has no summary yet", highlight=False)
+            return 0
+        summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+        if summary["status"] == "running":
+            summary["status"] = "interrupted (its launcher is gone; resume it)"
+        shown = {key: value for key, value in summary.items() if key != "evaluations"}
+        for key, value in shown.items():
+            console.print(f"{key:>24}  {value}", highlight=False, markup=False)
+        return 0
+    rates = Rates()
+    rates.update(reader.read())
+    time.sleep(1.0)
+    snapshot = reader.read()
+    rates.update(snapshot)
+    pid = holder and holder.get("pid")
+    console.print(f"{directory.path}: running, launcher process {pid}", highlight=False, soft_wrap=True)
+    console.print(plain_line(snapshot, rates, ""), highlight=False, soft_wrap=True)
+    if snapshot.evaluations:
+        console.print(evaluation_table(snapshot.evaluations[-10:]))
+    return 0
+
+
+def watch(run: Path | None = None, /, *, once: bool = False) -> int:
+    """Follow a run on the live screen of `launcher up`; ends with the run, or at Ctrl-C, which the run survives.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    once
+        Show the screen once and return.
+    """
+    from launcher.run_directory import find_run
+    from launcher.watch import watch_run
+
+    return watch_run(find_run(run), Console(), once=once)
+
+
+def attach(run: Path | None = None, /) -> int:
+    """Show the live screen of a run that goes on without a terminal; Ctrl-C leaves the run as it is.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    """
+    from launcher.run_directory import find_run
+    from launcher.watch import watch_run
+
+    directory, console = find_run(run), Console()
+    if directory.holder() is not None:
+        console.print(
+            f"Ctrl-C leaves this screen, not the run; stop the run with: launcher down {directory.path}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+    return watch_run(directory, console, once=False)
+
+
+def logs(run: Path | None = None, /, *, role: str = "", lines: int = 20) -> int:
+    """Print the end of a run's log files.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    role
+        Only files whose name begins with this: learner, replay, actor-3, ...
+    lines
+        Lines of each file.
+    """
+    from launcher.run_directory import find_run
+
+    require_at_least("--lines", lines, 1)
+    directory = find_run(run, also_part=True)
+    found = sorted(path for path in directory.logs.glob("*.log") if path.name.startswith(role))
+    if not found:
+        names = ", ".join(path.stem for path in sorted(directory.logs.glob("*.log"))) or "none"
+        raise ConfigError(f"--role: expected one of {names}, got {role!r}")
+    for path in found:
+        print(f"==> {path} <==")
+        tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        print("\n".join(tail))
+    return 0
 
 
 def scale(run: Path | None = None, /, *, actors: int) -> int:
@@ -72,8 +195,8 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
     return 0
 
 
-def attach(run: Path | None = None, /) -> int:
-    """Show the live screen of a run that goes on without a terminal; Ctrl-C leaves the run as it is.
+def down(run: Path | None = None, /) -> int:
+    """Stop a run in order; it can be resumed.
 
     Parameters
     ----------
@@ -81,12 +204,38 @@ def attach(run: Path | None = None, /) -> int:
         The run directory. Default: the run that was started last in this folder.
     """
     from launcher.run_directory import find_run
-    from launcher.watch import watch_run
+    from replay_service.config_file import load_run_config
+    from replay_service.connection import RedisEndpoint, connect
+    from replay_service.keys import Keys
+    from replay_service.run_state import RunStateStore
 
-    directory, console = find_run(run), Console()
-    if directory.holder() is not None:
-        console.print(
-            f"Ctrl-C leaves this screen, not the run; stop the run with: launcher down {directory.path}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
-    return watch_run(directory, console, once=False)
+    directory = find_run(run)
+    holder = directory.holder()
+    if holder is None:
+        print(f"{directory.path} is not running")
+        return 0
+    try:
+        client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
+        store = RunStateStore(client, Keys(load_run_config(directory.config).run_id))
+        store.read()
+        store.request_stop("launcher down")
+    except Exception as error:
+        # Whatever keeps us from asking through Redis, the signal does the same on this machine.
+        if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+            raise RunDirectoryError(
+                f"{directory.path} is run on {holder.get('host', '?')}, and its Redis cannot be asked from here "
+                f"({error}): run `launcher down` there"
+            ) from error
+        print(f"asking by signal, because Redis cannot be asked ({error})", file=sys.stderr)
+        os.kill(int(str(holder["pid"])), signal.SIGTERM)
+    print(f"stopping {directory.path} ...")
+    deadline = time.monotonic() + _DOWN_TIMEOUT_S
+    while directory.holder() is not None:
+        if time.monotonic() > deadline:
+            raise RunDirectoryError(
+                f"{directory.path} is still held by process {holder.get('pid')} after {_DOWN_TIMEOUT_S:.0f} s; "
+                f"see {directory.logs / 'launcher.log'}"
+            )
+        time.sleep(_POLL_S)
+    print("stopped")
+    return 0

@@ -21,6 +21,7 @@ Every text says what was expected, what came, and where it helps what to do.
 
 from __future__ import annotations
 
+FAILURE_EXIT_CODE = 1
 USER_ERROR_EXIT_CODE = 2
 
 

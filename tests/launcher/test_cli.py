@@ -27,7 +27,7 @@ MISTAKES = {
     "no Redis there": (["--redis-url", "redis://127.0.0.1:1"], r"no Redis answers at redis://127.0.0.1:1"),
     "not a Redis URL": (["--redis-url", "http://x"], r"expected redis://, rediss:// or unix://"),
     "missing config file": (["--config", "/no/such.toml"], r"cannot read the configuration file /no/such.toml"),
-    "unknown behaviour": (["--restart-behavior", "maybe"], r"expected resume, restart or overwrite, got 'maybe'"),
+    "unknown behaviour": (["--restart-behavior", "maybe"], r"\"maybe\".*resume.*restart.*overwrite"),
     "nothing to resume": (["--run-dir", "/no/such/run", "--restart-behavior", "resume"], r"holds no run"),
     "none beside data": (["--dataset", "none", "--dataset", "x"], r"'none' cannot stand beside"),
 }

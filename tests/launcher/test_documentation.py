@@ -13,6 +13,7 @@ import cyclopts
 import pytest
 
 from launcher import cli
+from launcher.configuration_layers import auto_as_number
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -60,7 +61,7 @@ def test_commands_and_their_options_exist(document: Path) -> None:
             continue
         assert not unknown_options(words), words
         with contextlib.suppress(cyclopts.MissingArgumentError):  # prose names commands without all they need
-            cli.app.parse_args(cli.auto_as_number(words), exit_on_error=False, print_error=False)
+            cli.app.parse_args(auto_as_number(words), exit_on_error=False, print_error=False)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)

@@ -1,0 +1,82 @@
+"""The layers of an experiment's configuration, from the command line down to the preset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+from cyclopts.config import Dict, Env
+
+from launcher.experiment import ExperimentConfig, preset_layer, preset_name
+from launcher.up_command import UpOptions
+from replay_service.config import AUTO_ACTORS
+from replay_service.config_file import read_toml
+
+_ENVIRONMENT_PREFIX = "AWAC_"
+_AUTO = "auto"
+
+
+def auto_as_number(arguments: list[str]) -> list[str]:
+    """The number of actors is a number everywhere behind the command line, and 'auto' is a number no count has."""
+    variable = f"{_ENVIRONMENT_PREFIX}ACTORS"
+    if os.environ.get(variable) == _AUTO:
+        os.environ[variable] = str(AUTO_ACTORS)
+    found = [f"--actors={AUTO_ACTORS}" if word == f"--actors={_AUTO}" else word for word in arguments]
+    for index, word in enumerate(found[:-1]):
+        if word == "--actors" and found[index + 1] == _AUTO:
+            found[index + 1] = str(AUTO_ACTORS)
+    return found
+
+
+def set_layers(app: App, arguments: list[str]) -> None:
+    """Put the layers below a command line into the application: environment variables, files, preset.
+
+    Which file and which preset is itself an option, so the line is parsed once for the file and once for the preset
+    before it is parsed for good.
+
+    Raises:
+        ConfigError: the configuration file cannot be read, or the preset is unknown.
+        RunDirectoryError: there is no run to resume.
+        cyclopts.CycloptsError: the line cannot be parsed; already printed.
+    """
+    environment = Env(_ENVIRONMENT_PREFIX, command=False)
+    app.config = (environment,)
+    if not arguments or arguments[0] != "up" or {"--help", "-h"} & set(arguments):
+        return
+    options, _experiment = _parse_up(app, arguments)
+    layers: list[Any] = [environment]
+    if options.config is not None:
+        layers.append(_layer(read_toml(options.config), str(options.config)))
+    saved = _file_to_resume(options)
+    if saved is not None:
+        layers.append(_layer(read_toml(saved), str(saved)))
+    app.config = tuple(layers)
+    _options, experiment = _parse_up(app, arguments)
+    name = preset_name(experiment.run)
+    layers.append(_layer(preset_layer(name), f"preset {name}"))
+    app.config = tuple(layers)
+
+
+def _parse_up(app: App, arguments: list[str]) -> tuple[UpOptions, ExperimentConfig]:
+    _command, bound, _ignored = app.parse_args(arguments, exit_on_error=False, print_error=True)
+    return (
+        bound.arguments.get("options", UpOptions()),
+        bound.arguments.get("experiment", ExperimentConfig()),
+    )
+
+
+def _layer(table: dict[str, Any], source: str) -> Dict:
+    if table.get("actors") == _AUTO:
+        table = {**table, "actors": AUTO_ACTORS}
+    # Below the command's own name, because cyclopts drops top-level keys that are also names of commands (dataset).
+    return Dict({"up": table}, source=source)
+
+
+def _file_to_resume(options: UpOptions) -> Path | None:
+    from launcher import run_directory
+
+    if options.restart_behavior != "resume":
+        return None
+    return run_directory.find_run(options.run_dir).config
