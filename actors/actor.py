@@ -79,12 +79,7 @@ class Actor:
         self._registry = CollectorRegistry()
         self._metrics = ActorMetrics.register(self._registry, actor_id)
         self._waits = WaitSeconds.register(self._registry, "actor")
-        self._patience = Patience(
-            f"actor {actor_id}",
-            stop,
-            waits=self._waits,
-            on_wait=lambda s: self._metrics.wait_seconds.labels(actor_id, "redis").inc(s),
-        )
+        self._patience = Patience(f"actor {actor_id}", stop, waits=self._waits)
         self._notice = WaitNotice(f"actor {actor_id}")
         self._address = ""
         self._policy: NumpyPolicy | None = None
@@ -184,7 +179,7 @@ class Actor:
             self._notice.waiting(_WAITS_FOR["turn"])
             if self._stop.wait(pause):
                 return None
-            self._count_wait("turn", pause)
+            self._waits.add("turn", pause)
             pause = min(self._config.longest_poll_s, pause * 1.5)
         self._notice.done()
         return self._newest_policy(admission.policy_version)
@@ -198,7 +193,7 @@ class Actor:
             self._notice.waiting(_WAITS_FOR[reason])
             if self._stop.wait(self._config.longest_poll_s):
                 return None
-            self._count_wait(reason, self._config.longest_poll_s)
+            self._waits.add(reason, self._config.longest_poll_s)
             admission = self._patience.until_answered(lambda: self._writer.request(want))
         if admission is None:
             return None
@@ -233,16 +228,12 @@ class Actor:
                 return None
             pause = min(self._config.longest_poll_s, pause * 1.5)
             answer = self._patience.until_answered(lambda: self._writer.request(want))
-            self._count_wait(reason, time.monotonic() - began)
+            self._waits.add(reason, time.monotonic() - began)
             if answer is None:
                 return None
             admission = answer
         self._notice.done()
         return admission
-
-    def _count_wait(self, reason: str, seconds: float) -> None:
-        self._metrics.wait_seconds.labels(self._actor_id, reason).inc(seconds)
-        self._waits.add(reason, seconds)
 
     def _newest_policy(self, newest_version: int) -> NumpyPolicy | None:
         while newest_version > self._newest_seen and not self._stop.is_set():

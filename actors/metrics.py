@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-WAIT_REASONS = ("phase", "limiter", "turn", "budget", "redis")
-"""Closed set of the reasons for which an actor waits."""
-
 _APPEND_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0, 5.0)
 
 
@@ -20,7 +17,6 @@ class ActorMetrics:
     episodes: Counter
     successes: Counter
     resent_messages: Counter
-    wait_seconds: Counter
     append_seconds: Histogram
     episode_return: Gauge
     policy_version: Gauge
@@ -38,20 +34,11 @@ class ActorMetrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, labels, registry=registry).labels(actor_id)
 
-        waits = Counter(
-            "awac_actor_wait_seconds_total",
-            "Time an actor waited, by what it waited for.",
-            ["actor", "reason"],
-            registry=registry,
-        )
-        for reason in WAIT_REASONS:
-            waits.labels(actor_id, reason)
         return ActorMetrics(
             env_steps=counter("awac_actor_env_steps_total", "Environment steps acknowledged by the replay service."),
             episodes=counter("awac_actor_episodes_total", "Training episodes ended."),
             successes=counter("awac_actor_successes_total", "Training episodes that met the goal at any step."),
             resent_messages=counter("awac_actor_resent_messages_total", "Messages sent again after a lost answer."),
-            wait_seconds=waits,
             append_seconds=Histogram(
                 "awac_actor_append_seconds",
                 "Time of one append, from encoding to the answer.",

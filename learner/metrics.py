@@ -16,7 +16,6 @@ class LearnerMetrics:
     grad_steps: Counter
     samples: Counter
     ingested_steps: Counter
-    wait_seconds: Counter
     publications: Counter
     checkpoints: Counter
     policy_version: Gauge
@@ -40,11 +39,6 @@ class LearnerMetrics:
             samples=Counter("awac_learner_samples_total", "Transitions sampled by this process.", registry=registry),
             ingested_steps=Counter(
                 "awac_learner_ingested_steps_total", "Online steps taken into the mirror.", registry=registry
-            ),
-            wait_seconds=Counter(
-                "awac_learner_wait_seconds_total",
-                "Time the learner waited for environment steps (limiter).",
-                registry=registry,
             ),
             publications=Counter("awac_learner_publications_total", "Policy versions published.", registry=registry),
             checkpoints=Counter("awac_learner_checkpoints_total", "Checkpoints written.", registry=registry),

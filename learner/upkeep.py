@@ -66,7 +66,6 @@ class Upkeep:
         self.sync(block_ms=_BLOCK_MS)
         waited = time.monotonic() - began
         self._waited_s += waited
-        session.metrics.wait_seconds.inc(waited)
         session.waits.add("experience", waited)
         if self._means.seconds >= session.config.report_every_s:
             self.report()

@@ -39,7 +39,6 @@ class Patience:
         who: str,
         stop: StopSignal,
         *,
-        on_wait: Callable[[float], None] | None = None,
         waits: WaitSeconds | None = None,
     ) -> None:
         """Make the patience of a process.
@@ -47,13 +46,11 @@ class Patience:
         Args:
             who: named in the log.
             stop: ends every wait.
-            on_wait: called with the length of each pause between two tries, in seconds.
             waits: counts whole waits by their reason, the time of tries that failed included.
         """
         self._who = who
         self._stop = stop
         self._notice = WaitNotice(who, period_s=_NOTICE_PERIOD_S)
-        self._on_wait = on_wait or (lambda _seconds: None)
         self._waits = waits
         self._watch = _SilenceWatch(who)
 
@@ -95,7 +92,6 @@ class Patience:
                     known = outage
                 self._notice.waiting(outage.text)
                 time.sleep(pause)
-                self._on_wait(pause)
                 if self._waits is not None:
                     self._waits.add(outage.reason, time.monotonic() - began)
                 pause = min(_LONGEST_PAUSE_S, pause * 2)

@@ -45,9 +45,10 @@ _WEIGHT_AGE = f"time() - ({series('awac_actor_weights_published_timestamp_second
 _LAG = f"scalar({series('awac_replay_policy_version')}) - ({series('awac_actor_policy_version')} > 0)"
 _SAMPLES_PER_INSERT = f"{per_second('awac_learner_samples_total')} / {per_second('awac_learner_ingested_steps_total')}"
 _BACKLOG = f"{series('awac_replay_evaluation_requests_total')} - {series('awac_replay_evaluations_total')}"
-_ACTOR_WAITS = Query(
-    expr=f"avg by (reason) ({per_second('awac_actor_wait_seconds_total')})", legend="mean actor, for {{reason}}"
-)
+_WAITS = "awac_wait_seconds_total"
+_LEARNER_WAITS = Query(expr=per_second(_WAITS, 'role="learner"'), legend="learner, for {{reason}}")
+_ACTORS_WAITING = per_second(_WAITS, 'role="actor"')
+_ACTOR_WAITS = Query(expr=f"avg by (reason) ({_ACTORS_WAITING})", legend="mean actor, for {{reason}}")
 
 
 def _stat(title: str, description: str, unit: str, expr: str, **options: float) -> Panel:
@@ -180,10 +181,10 @@ _RATES = Row(
         ),
         Panel(
             title="Who waits",
-            description="Share of time that the learner waits for env steps, and the mean actor, by what it waits for.",
+            description="Share of time that the learner and the mean actor wait, by what they wait for.",
             unit="percentunit",
             minimum=0,
-            queries=(Query(expr=per_second("awac_learner_wait_seconds_total"), legend="learner"), _ACTOR_WAITS),
+            queries=(_LEARNER_WAITS, _ACTOR_WAITS),
         ),
         Panel(
             title="Samples for each new env step",
@@ -353,7 +354,7 @@ _PROCESSES = Row(
     ),
 )
 
-_ACTOR_RATE = f"sum by (actor) ({per_second('awac_actor_env_steps_total')})"
+_ACTOR_RATE = f"sum by (process) ({per_second('awac_actor_env_steps_total')})"
 _ACTOR_SUCCESS = f"{series('awac_actor_successes_total')} / {series('awac_actor_episodes_total')}"
 
 
@@ -366,7 +367,7 @@ def _top(title: str, description: str, unit: str, expr: str, *, lowest: bool = F
         kind="bargauge",
         width=8,
         height=9,
-        queries=(Query(expr=f"{choose}(10, {expr})", legend="actor {{actor}}"),),
+        queries=(Query(expr=f"{choose}(10, {expr})", legend="{{process}}"),),
     )
 
 
@@ -425,7 +426,7 @@ _FLEET_ROWS = (
             _top("Slowest", "The ten actors with the fewest env steps a second.", "short", _ACTOR_RATE, lowest=True),
             _top("Oldest weights", "The ten actors with the oldest acting weights.", "s", f"({_WEIGHT_AGE})"),
             _top("Longest waits", "The ten actors that wait most, for whatever reason.", "percentunit",
-                 f"sum by (actor) ({per_second('awac_actor_wait_seconds_total')})"),
+                 f"sum by (process) ({_ACTORS_WAITING})"),
         ),
     ),
 )  # fmt: skip

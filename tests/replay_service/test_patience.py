@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 import redis
+from prometheus_client import CollectorRegistry
 
 from replay_service.connection import RedisEndpoint, connect
+from replay_service.outage import outage_of
 from replay_service.patience import Patience
 from replay_service.process import StopSignal
+from replay_service.waits import WaitSeconds
 
 
 class Flaky:
@@ -24,6 +27,16 @@ class Flaky:
         if self.calls <= self.failures:
             raise self.error
         return "answer"
+
+
+def counted_seconds(registry: CollectorRegistry) -> dict[str, float]:
+    """Seconds waited, by reason."""
+    return {
+        sample.labels["reason"]: sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "awac_wait_seconds_total"
+    }
 
 
 @pytest.fixture
@@ -45,18 +58,24 @@ def stop() -> StopSignal:
     ids=lambda error: type(error).__name__,
 )
 def test_an_outage_is_waited_out_and_the_wait_is_reported(stop: StopSignal, error: Exception) -> None:
-    ask, waits = Flaky(2, error), list[float]()
-    assert Patience("tester", stop, on_wait=waits.append).until_answered(ask) == "answer"
+    ask, registry = Flaky(2, error), CollectorRegistry()
+    waits = WaitSeconds.register(registry, "learner")
+    assert Patience("tester", stop, waits=waits).until_answered(ask) == "answer"
     assert ask.calls == 3
-    assert waits == [0.1, 0.2]
+    outage = outage_of(error)
+    assert outage is not None
+    counted = counted_seconds(registry)
+    assert counted.pop(outage.reason) >= 0.3, "pauses of 0.1 and 0.2 s"
+    assert set(counted.values()) == {0.0}
 
 
 def test_an_answer_at_once_costs_no_wait_and_no_line_in_the_log(
     stop: StopSignal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    waits: list[float] = []
-    assert Patience("tester", stop, on_wait=waits.append).until_answered(lambda: 5) == 5
-    assert waits == []
+    registry = CollectorRegistry()
+    waits = WaitSeconds.register(registry, "learner")
+    assert Patience("tester", stop, waits=waits).until_answered(lambda: 5) == 5
+    assert set(counted_seconds(registry).values()) == {0.0}
     assert caplog.records == []
 
 
