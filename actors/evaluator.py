@@ -22,7 +22,7 @@ from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.spec_check import check_spec
 from replay_service.waits import WaitSeconds
-from replay_service.weights_channel import EvaluationRequest, EvaluationRequests
+from replay_service.weights_channel import EVALUATION_BACKLOG, EvaluationRequest, EvaluationRequests
 
 _PROCESS_NAME = "evaluator"
 _BLOCK_MS = 1_000
@@ -61,19 +61,30 @@ class Evaluator:
         self._patience.until_answered(lambda: self._state.publish_endpoint(_PROCESS_NAME, address))
         self._requests.cursor = self._patience.until_answered(self._reports.last_judged_request) or "0-0"
         while not self._stop.is_set():
+            requested = self._patience.until_answered(self._state.evaluations_requested)
             try:
                 request = self._patience.until_answered(lambda: self._requests.next(block_ms=_BLOCK_MS))
             except WireError as error:
                 _log.error("a request is damaged and skipped: %s", error)
-                self._patience.until_answered(self._reports.skip_evaluation)
                 continue
             if request is not None:
                 self._judge(environment, request)
+            elif requested is not None and not self._stop.is_set():
+                self._settle(requested)
         environment.close()
         try:
             self._state.withdraw_endpoint(_PROCESS_NAME)
         except FAREWELL_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
+
+    def _settle(self, requested: int) -> None:
+        """Note, with the queue empty, what was asked for and never came out of it."""
+        missed = self._patience.until_answered(lambda: self._reports.settle_evaluations(requested))
+        if missed:
+            _log.warning(
+                "%d evaluations were asked for and not made: the queue keeps %d, and drops damaged ones",
+                missed, EVALUATION_BACKLOG,
+            )  # fmt: skip
 
     def _judge(self, environment: Environment, request: EvaluationRequest) -> None:
         began = time.monotonic()

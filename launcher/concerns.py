@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from launcher.snapshot import Snapshot
 from launcher.wording import age, counted, mebibytes, percent
 from replay_service.run_state import Phase
+from replay_service.weights_channel import EVALUATION_BACKLOG
 
 _MEMORY_RATIO = 0.85
 _SILENT_LEARNER_S = 60.0
 _OLD_WEIGHTS_S = 300.0
 _DROP = 0.2
 _STARVED_RATIO = 0.9
-_EVALUATION_BACKLOG = 5
+_LONG_QUEUE = 5
 
 
 def concerns(snapshot: Snapshot) -> list[str]:
@@ -67,9 +68,12 @@ def _about_learner(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _about_results(snapshot: Snapshot) -> Iterator[str]:
-    waiting = snapshot.state.evaluations_requested - snapshot.state.evaluations_done
-    if waiting > _EVALUATION_BACKLOG:
-        yield f"{waiting} evaluations wait; evaluate less often or over fewer episodes"
+    waiting, missed = snapshot.state.evaluations_waiting, snapshot.state.evaluations_missed
+    if waiting > _LONG_QUEUE:
+        dropped = f", the oldest beyond {EVALUATION_BACKLOG} are dropped" if waiting > EVALUATION_BACKLOG else ""
+        yield f"{waiting} evaluations wait{dropped}; evaluate less often or over fewer episodes"
+    if missed:
+        yield f"{counted(missed, 'evaluation')} asked for and never made"
     handed_over = [e for e in snapshot.evaluations if e.env_steps == 0 and e.policy_version > 0]
     if not handed_over or not snapshot.evaluations:
         return

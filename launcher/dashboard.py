@@ -102,7 +102,7 @@ def _facts(snapshot: Snapshot, rates: Rates, width: int, ascii_only: bool) -> li
         ("actors", _describe_actors(snapshot)),
     ]
     if snapshot.evaluations:
-        waiting = state.evaluations_requested - state.evaluations_done
+        waiting = state.evaluations_waiting
         queued = f", {waiting} to come" if waiting > 0 else ""
         facts.append(("evaluated", describe_trend(snapshot.evaluations, ascii_only=ascii_only) + queued))
     return facts

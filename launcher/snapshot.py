@@ -78,7 +78,7 @@ class Snapshot:
         if state.phase is Phase.ONLINE:
             done, total = state.env_steps, max(1, state.num_env_steps)
             return min(1.0, done / total), f"fine-tuning online, {done:,} of {total:,} env steps"
-        waiting = state.evaluations_requested - state.evaluations_done
+        waiting = state.evaluations_waiting
         return 1.0, f"finished, {waiting} evaluations to come" if waiting > 0 else "finished"
 
 

@@ -39,7 +39,6 @@ from replay_service.connection import (
 )
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
-from replay_service.reports import is_all_judged
 from replay_service.run_state import Phase, RunStateStore, is_in_redis
 from replay_service.service import another_run, load_seed_data, resolve_sources
 from replay_service.tasks import find_task
@@ -317,7 +316,7 @@ class Run:
         state = snapshot.state
         if state.env_steps < state.num_env_steps:
             return False  # a finished run that is resumed with a larger budget: its learner is still starting
-        return state.phase is Phase.FINISHED and is_all_judged(state, snapshot.evaluations)
+        return state.phase is Phase.FINISHED and not state.evaluations_waiting
 
     # Stop
 

@@ -18,7 +18,6 @@ from replay_service.connection import FAREWELL_ERRORS
 from replay_service.lockstep import turn_of_version
 from replay_service.process import serve_metrics
 from replay_service.rate_limiter import updates_allowed
-from replay_service.reports import is_all_judged
 from replay_service.run_state import Phase
 from replay_service.spec_check import check_spec
 
@@ -91,8 +90,7 @@ class Learner:
             _log.warning("left without saying goodbye: %s", error)
 
     def _is_all_judged(self) -> bool:
-        state = self.session.run_state.read()
-        return is_all_judged(state, (evaluation for _, evaluation in self.session.reports.evaluations()))
+        return not self.session.run_state.read().evaluations_waiting
 
 
 class Phases:

@@ -47,7 +47,7 @@ class Publisher:
         self._metrics = metrics
         self._published: PolicyWeights | None = None
         self._judged: PolicyWeights | None = None
-        """What the evaluator got under the newest version, if it was asked to judge it."""
+        """What the evaluator was last asked to judge."""
 
     def publish(self, progress: Progress, *, for_evaluation: bool = False, enter: Phase | None = None) -> None:
         """Publish the next version, with its evaluation and the phase that begins with it in the same step.
@@ -62,7 +62,7 @@ class Publisher:
             problem = None if policy is None else policy.problem()
             refuse_divergence([f"the policy ({problem})"] if problem else [], progress.grad_steps)
         self._channel.publish(weights, evaluated=evaluated, enter=enter)
-        self._published, self._judged = weights, evaluated
+        self._published, self._judged = weights, evaluated or self._judged
         progress.policy_version = number
         self._metrics.policy_version.set(number)
         self._metrics.publications.inc()
@@ -77,13 +77,18 @@ class Publisher:
             progress.next_evaluation_env_steps += every
 
     def publish_what_redis_lost(self, progress: Progress, known: RunState) -> None:
-        """Publish the newest version again when Redis, which died, has forgotten it, and with it perhaps a phase."""
+        """Publish the newest version again when Redis, which died, has forgotten it, and with it perhaps a phase.
+
+        The versions before it are of use to nobody, but for the last one that was to be judged: it is asked for again.
+        """
         if known.policy_version >= progress.policy_version:
             return
         _log.warning("Redis lost version %d: it is published again", progress.policy_version)
         phase, number = progress.phase, progress.policy_version
         judged = self._judged
-        if judged is None and phase is Phase.FINISHED:
+        if judged is not None and judged.version <= known.policy_version:
+            judged = None
+        elif judged is None and phase is Phase.FINISHED:
             judged = self._evaluated(progress, number)  # nothing was learned since: it can be written out once more
         self._channel.publish(
             self._published or self._acting(progress, number),

@@ -3,7 +3,8 @@
     user            reads                                  writes
     --------------  -------------------------------------  -----------------------------------------------------------
     awac-actor      run, weights                           counters, online, actors, actor:*, endpoints, processes
-    awac-evaluator  run, weights, evaluation_requests      evaluations, evaluation_counters, endpoints, processes
+    awac-evaluator  run, weights, evaluation_requests,     evaluations, evaluation_counters, endpoints, processes
+                    evaluations, evaluation_counters
     awac-learner    the run's keys                         the same, without seed and seed_info
     awac-replay     the run's keys                         the same
     awac            everything (the launcher, the doctor)  everything
@@ -102,7 +103,9 @@ def rights(role: Role, run_id: str) -> str:
                 f"(-@all +hget +hset +hincrby +xadd +xrange +xdel +sadd {counted}) {endpoint}"
             )
         case Role.EVALUATOR:
-            read = readable(keys.run, keys.weights, keys.evaluation_requests, keys.evaluations)
+            read = readable(
+                keys.run, keys.weights, keys.evaluation_requests, keys.evaluations, keys.evaluation_counters
+            )
             results = writable(keys.evaluations, keys.evaluation_counters)
             return (
                 f"{_CONNECTION} +hget +hgetall +get +xread +xrevrange {read} "

@@ -25,7 +25,12 @@ _COUNTERS = (
     ("awac_replay_actor_restarts", "actor_restarts", "Crashed actors that were replaced."),
     ("awac_replay_learner_restarts", "learner_restarts", "Learners that were started again after a crash."),
     ("awac_replay_evaluation_requests", "evaluations_requested", "Policy versions that the evaluator was asked for."),
-    ("awac_replay_evaluations", "evaluations_done", "Policy versions that were evaluated."),
+    ("awac_replay_evaluations", "evaluations_done", "Requests that were evaluated, or never will be."),
+    (
+        "awac_replay_evaluations_missed",
+        "evaluations_missed",
+        "Of these, the ones dropped from a full queue or damaged.",
+    ),
 )
 _GAUGES = (
     ("awac_replay_retained_transitions", "retained_steps", "Online transitions in the stream."),

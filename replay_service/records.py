@@ -86,6 +86,7 @@ def make_summary(
         "unaccounted_steps": unaccounted_steps(state, actors),
         "actor_restarts": state.actor_restarts,
         "learner_restarts": state.learner_restarts,
+        "evaluations_missed": state.evaluations_missed,
         "evaluations": [
             {name: asdict(evaluation)[name] for name in _SUMMARY_EVALUATION_FIELDS} for evaluation in evaluations
         ],

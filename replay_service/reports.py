@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -77,16 +77,6 @@ class ActorLedger:
 _COUNTED = tuple(item.name for item in fields(ActorLedger) if item.name not in ("actor_id", "last_return", "damaged"))
 
 
-def is_all_judged(state: RunState, evaluations: Iterable[Evaluation]) -> bool:
-    """Whether nothing is left for the evaluator of a run whose last version has been published.
-
-    The last version is always asked for, and judged last; of a long backlog the oldest requests were dropped.
-    """
-    if state.evaluations_done >= state.evaluations_requested:
-        return True
-    return any(evaluation.policy_version == state.policy_version for evaluation in evaluations)
-
-
 class Reports:
     """Write and read reports."""
 
@@ -103,9 +93,27 @@ class Reports:
             pipe.hincrby(self._keys.evaluation_counters, "evaluations_done", 1)
             pipe.execute()
 
-    def skip_evaluation(self) -> None:
-        """Count a request that could not be judged, so that nobody waits for it."""
-        self._client.hincrby(self._keys.evaluation_counters, "evaluations_done", 1)
+    def settle_evaluations(self, requested: int) -> int:
+        """Count what nobody will judge any more as missed, so that nobody waits for it.
+
+        For the evaluator alone, which knows when it has come to the end of its queue. Repeating it for a lost answer
+        changes nothing.
+
+        Args:
+            requested: how many evaluations had been asked for before the queue was found empty.
+
+        Returns:
+            How many were missed since the last time: dropped from a full queue, or damaged.
+        """
+        key = self._keys.evaluation_counters
+        missed = requested - int(self._client.hget(key, "evaluations_done") or 0)
+        if missed <= 0:
+            return 0
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hincrby(key, "evaluations_done", missed)
+            pipe.hincrby(key, "evaluations_missed", missed)
+            pipe.execute()
+        return missed
 
     def evaluations(self, after: str = "0-0") -> Iterator[tuple[str, Evaluation]]:
         """Yield (entry id, evaluation) recorded after an entry id, oldest first."""

@@ -22,7 +22,7 @@ _ACTORS_COUNT = (
     "env_steps", "appended_steps", "leased_steps", "retained_steps", "episodes", "successes", "duplicate_steps",
     "quarantined_steps", "quarantined_messages", "actor_restarts",
 )  # fmt: skip
-_EVALUATOR_COUNTS = ("evaluations_done",)
+_EVALUATOR_COUNTS = ("evaluations_done", "evaluations_missed")
 
 
 class Phase(enum.StrEnum):
@@ -62,6 +62,9 @@ class RunState:
     learner_restarts: int
     evaluations_requested: int
     evaluations_done: int
+    """Requests that are judged, or that the evaluator knows it never will."""
+    evaluations_missed: int
+    """Of these, the ones never judged: damaged, or dropped as the oldest of a backlog beyond what is kept."""
     num_env_steps: int
     num_offline_steps: int
     initial_env_steps: int
@@ -83,6 +86,11 @@ class RunState:
         """Online gradient steps per environment step, the initial steps (which owe none) left out; None before them."""
         owing = self.env_steps - self.initial_env_steps
         return self.online_grad_steps / owing if owing > 0 else None
+
+    @property
+    def evaluations_waiting(self) -> int:
+        """Requests that the evaluator has not come to yet."""
+        return max(0, self.evaluations_requested - self.evaluations_done)
 
     @property
     def utd_band(self) -> tuple[float, float] | None:
@@ -220,6 +228,10 @@ class RunStateStore:
     def env_steps(self) -> int:
         """Online environment steps stored and valid, alone: what the learner asks for many times a second."""
         return int(self._client.hget(self._keys.counters, "env_steps") or 0)
+
+    def evaluations_requested(self) -> int:
+        """How many evaluations the learner has asked for, alone."""
+        return int(self._client.hget(self._keys.run, "evaluations_requested") or 0)
 
     def set_phase(self, phase: Phase) -> None:
         """Enter a phase."""

@@ -9,10 +9,11 @@ from replay_service.errors import WireError
 from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.policy_weights import PolicyWeights
-from replay_service.redis_client import RedisClient
+from replay_service.redis_client import RedisClient, RedisPipeline
 from replay_service.run_state import Phase
 
-_EVALUATION_BACKLOG = 64
+EVALUATION_BACKLOG = 64
+"""Evaluation requests that are kept; beyond them the oldest are dropped."""
 _PUBLICATION_HISTORY = 1_000
 
 
@@ -32,7 +33,7 @@ class WeightsChannel:
 
         Args:
             policy: what actors get; its `version` must be above every one before.
-            evaluated: what the evaluator is asked to judge under the same version: `policy` or its average.
+            evaluated: what the evaluator is asked to judge: `policy`, its average, or an earlier version that was lost.
             enter: a phase that begins with this version.
         """
         if int(self._client.hget(self._keys.run, "policy_version") or 0) >= policy.version:
@@ -44,8 +45,7 @@ class WeightsChannel:
             pipe.xadd(self._keys.publications, {"version": policy.version}, maxlen=_PUBLICATION_HISTORY)
             if evaluated is not None:
                 request = message if evaluated is policy else wire.encode_policy_weights(evaluated)
-                pipe.xadd(self._keys.evaluation_requests, {"m": request}, maxlen=_EVALUATION_BACKLOG)
-                pipe.hincrby(self._keys.run, "evaluations_requested", 1)
+                self._request_evaluation(pipe, request)
             if enter is not None:
                 pipe.hset(self._keys.run, "phase", enter.value)
             pipe.execute()
@@ -53,11 +53,12 @@ class WeightsChannel:
     def request_evaluation(self, policy: PolicyWeights) -> None:
         """Queue a version for the evaluator without giving it to the actors (the untrained policy, version 0)."""
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.xadd(
-                self._keys.evaluation_requests, {"m": wire.encode_policy_weights(policy)}, maxlen=_EVALUATION_BACKLOG
-            )
-            pipe.hincrby(self._keys.run, "evaluations_requested", 1)
+            self._request_evaluation(pipe, wire.encode_policy_weights(policy))
             pipe.execute()
+
+    def _request_evaluation(self, pipe: RedisPipeline, message: bytes) -> None:
+        pipe.xadd(self._keys.evaluation_requests, {"m": message}, maxlen=EVALUATION_BACKLOG, approximate=False)
+        pipe.hincrby(self._keys.run, "evaluations_requested", 1)
 
     def fetch(self, *, fitting: ExperienceSpec | None = None) -> PolicyWeights | None:
         """The newest version, or None before the first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from replay_service.process import StopSignal
 from replay_service.redis_client import RedisClient
 from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import RunStateStore
-from replay_service.weights_channel import WeightsChannel
+from replay_service.weights_channel import EVALUATION_BACKLOG, WeightsChannel
 
 MakePolicyWeights = Callable[..., PolicyWeights]
 WaitUntil = Callable[[Callable[[], bool], str], None]
@@ -165,6 +166,28 @@ def test_a_stop_in_the_middle_leaves_the_request_to_the_next_one(
     assert state.read().evaluations_done == 1
 
 
+def test_requests_that_a_long_queue_dropped_are_told_and_nobody_waits_for_them(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel,
+    make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    versions = range(1, EVALUATION_BACKLOG + 4)
+    for version in versions:
+        policy = make_policy_weights(version)
+        channel.publish(policy, evaluated=policy)
+    assert state.read().evaluations_waiting == len(versions)
+    with caplog.at_level(logging.WARNING, logger="actors.evaluator"):
+        start_evaluator(config=replace(CONFIG, episodes=1))
+        wait_until(lambda: state.read().evaluations_waiting == 0, "the end of the queue")
+    judged = evaluations()
+    assert [e.policy_version for e in judged] == list(versions)[-len(judged) :]
+    missed = len(versions) - len(judged)
+    assert missed == state.read().evaluations_missed == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"3 evaluations were asked for and not made: the queue keeps {EVALUATION_BACKLOG}, and drops damaged ones"
+    ]
+
+
 def test_a_damaged_request_is_skipped_and_counted_so_that_nobody_waits_for_it(
     start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
     keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
@@ -177,7 +200,8 @@ def test_a_damaged_request_is_skipped_and_counted_so_that_nobody_waits_for_it(
     start_evaluator()
     wait_until(lambda: len(evaluations()) == 1, "the sound request")
     assert evaluations()[0].policy_version == 4
-    assert state.read().evaluations_requested == state.read().evaluations_done == 3
+    wait_until(lambda: state.read().evaluations_waiting == 0, "the damaged ones to be counted")
+    assert (state.read().evaluations_done, state.read().evaluations_missed) == (3, 2)
 
 
 def test_another_environment_is_refused(start_evaluator: StartEvaluator, run_config: RunConfig) -> None:

@@ -108,6 +108,9 @@ WARNINGS: list[tuple[str, Callable[[Snapshot], Snapshot]]] = [
         s, report=replace(s.reports[-1], metrics={"waiting_ratio": 0.95}))),
     ("no policy was published for 6:40", lambda s: replace(s, publications={411: NOW - 400})),
     ("9 evaluations wait", lambda s: replace(s, state=replace(s.state, evaluations_requested=9))),
+    ("70 evaluations wait, the oldest beyond 64 are dropped;", lambda s: replace(
+        s, state=replace(s.state, evaluations_requested=70))),
+    ("2 evaluations asked for and never made", lambda s: replace(s, state=replace(s.state, evaluations_missed=2))),
     ("success fell from 70 % after pretraining to 40 %", lambda s: replace(
         s, evaluations=[evaluation(0, 0, 0.9), evaluation(1, 0, 0.7), evaluation(2, 5_000, 0.4)])),
 ]  # fmt: skip

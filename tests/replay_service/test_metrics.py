@@ -37,6 +37,7 @@ def registry(state: RunStateStore, redis_client: RedisClient, keys: Keys) -> Col
         ("learner_restarts", "awac_replay_learner_restarts_total"),
         ("evaluations_requested", "awac_replay_evaluation_requests_total"),
         ("evaluations_done", "awac_replay_evaluations_total"),
+        ("evaluations_missed", "awac_replay_evaluations_missed_total"),
         ("retained_steps", "awac_replay_retained_transitions"),
         ("seed_steps", "awac_replay_seed_transitions"),
         ("leased_steps", "awac_replay_leased_steps"),
@@ -128,7 +129,7 @@ def test_the_success_at_the_hand_over_stays_while_others_follow(
 def test_the_exposition_names_and_explains_every_metric(registry: CollectorRegistry) -> None:
     text = generate_latest(registry).decode()
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP")}
-    assert len(names) == 23
+    assert len(names) == 24
     for name in names:
         assert name.startswith("awac_replay_")
         (explanation,) = (line for line in text.splitlines() if line.startswith(f"# HELP {name} "))

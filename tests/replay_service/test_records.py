@@ -64,6 +64,7 @@ STATE = RunState.from_hash(
         b"quarantined_messages": b"2",
         b"actor_restarts": b"3",
         b"learner_restarts": b"4",
+        b"evaluations_missed": b"6",
     }
 )
 
@@ -162,6 +163,7 @@ class TestSummary:
             "unaccounted_steps": 0,
             "actor_restarts": 3,
             "learner_restarts": 4,
+            "evaluations_missed": 6,
             "evaluations": [
                 {
                     "policy_version": 1,

@@ -72,10 +72,16 @@ class TestEvaluations:
             reports.add_evaluation(EVALUATION, request_id=request_id)
         assert reports.last_judged_request() == "6-1"
 
-    def test_a_request_that_could_not_be_judged_counts_as_done(self, reports: Reports, state: RunStateStore) -> None:
-        reports.skip_evaluation()
-        assert state.read().evaluations_done == 1
-        assert list(reports.evaluations()) == []
+    def test_requests_that_nobody_will_judge_are_counted_as_missed_once(
+        self, reports: Reports, state: RunStateStore, redis_client: RedisClient, keys: Keys
+    ) -> None:
+        redis_client.hincrby(keys.run, "evaluations_requested", 3)
+        reports.add_evaluation(EVALUATION, request_id="1-0")
+        assert state.read().evaluations_waiting == 2
+        assert [reports.settle_evaluations(state.evaluations_requested()) for _ in range(2)] == [2, 0]
+        settled = state.read()
+        assert (settled.evaluations_done, settled.evaluations_missed, settled.evaluations_waiting) == (3, 2, 0)
+        assert len(list(reports.evaluations())) == 1
 
 
 class TestLearnerReports:

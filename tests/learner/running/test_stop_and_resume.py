@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,9 +218,27 @@ class TestAVersionThatRedisLost:
         assert (again.version, weights_digest(again)) == (1, weights_digest(asked))
         assert seeded_state.read().phase is Phase.ONLINE
 
+    def test_an_earlier_one_that_was_to_be_judged_is_asked_for_again(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        learner = start_learner()
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        (_untrained, asked) = evaluation_requests(redis_client, keys)
+        newest = drive(run_config).until(learner, lambda state: state.policy_version >= 3)
+        assert newest.phase is Phase.ONLINE
+        with redis_client.pipeline(transaction=True) as pipe:
+            pipe.hset(keys.run, mapping={"policy_version": 0, "evaluations_requested": 1})
+            pipe.xtrim(keys.evaluation_requests, maxlen=0)
+            pipe.execute()
+        wait_until(lambda: seeded_state.read().policy_version >= newest.policy_version, "the newest version again")
+        (again,) = evaluation_requests(redis_client, keys)
+        assert (again.version, weights_digest(again)) == (1, weights_digest(asked))
+        assert seeded_state.read().evaluations_waiting == 2
+
 
 class TestExitWhenFinished:
-    def test_it_ends_once_the_last_version_is_judged_though_older_requests_were_dropped(
+    def test_it_ends_once_all_is_judged_and_what_was_dropped_is_settled(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
         start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
     ) -> None:  # fmt: skip
@@ -231,6 +250,9 @@ class TestExitWhenFinished:
             assert learner.is_alive
             judged = Evaluation(version, 0, 0, 1.0, 1.0, 1.0, 0.0, 20.0, 1, 0.0, 0.0)
             reports.add_evaluation(judged, request_id=f"{version}-0")
+        time.sleep(2.5)  # it looks once a second
+        assert learner.is_alive
+        reports.settle_evaluations(seeded_state.evaluations_requested())
         wait_until(lambda: not learner.is_alive, "the learner to end by itself")
         learner.join()
         assert redis_client.hget(keys.run, "final_status") == b"finished"
