@@ -19,7 +19,7 @@ import torch
 from benchmarks.peer import PeerMissing, peer
 from benchmarks.record import compared, report, skipped
 from benchmarks.timing import Timer, alternate, timer
-from learner.config import LearnerConfig
+from learner.config import PRESETS, LearnerConfig
 from learner.lanes import FEWEST_ROWS, Lanes
 from learner.matrix_products import prefer_onednn
 from learner.mirror import ReplayMirror, Transitions
@@ -27,9 +27,21 @@ from learner.update import gradient_step, make_state
 from replay_service.experience import ExperienceSpec
 
 SPEC = ExperienceSpec("relocate", 39, 30, 200)
-SIZES = {"batch 256, 2x256": (256, (256, 256)), "batch 1024, 4x256": (1024, (256, 256, 256, 256))}
 CPU = torch.device("cpu")
 TARGETED = "batch 1024, 4x256"
+
+
+def _of_size(batch: int, *hidden: int) -> LearnerConfig:
+    return LearnerConfig(batch_size=batch, policy_hidden_sizes=hidden, critic_hidden_sizes=hidden)
+
+
+CASES = {
+    "batch 256, 2x256": _of_size(256, 256, 256),
+    TARGETED: _of_size(1024, 256, 256, 256, 256),
+    "preset strong": LearnerConfig(**PRESETS["strong"]),
+}
+PEERED = ("batch 256, 2x256", TARGETED)
+"""What d3rlpy's AWAC does too; it has no ensemble, no layer normalisation of critics and no averages."""
 LOWEST_SHARE = 0.85
 LOWEST_SPEEDUP = 1.8
 _ROUNDS = 8
@@ -49,8 +61,9 @@ def filled_mirror(transitions: int, device: torch.device = CPU) -> ReplayMirror:
     return mirror
 
 
-def products(batch: int, hidden: tuple[int, ...]) -> tuple[Callable[[], None], float]:
+def products(config: LearnerConfig) -> tuple[Callable[[], None], float]:
     """All matrix products of one update, into preallocated results; and their floating-point operations."""
+    batch = config.batch_size
     made: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def add(rows: int, inner: int, columns: int) -> None:
@@ -65,10 +78,11 @@ def products(batch: int, hidden: tuple[int, ...]) -> tuple[Callable[[], None], f
                 if index:
                     add(batch, sizes[index + 1], sizes[index])
 
-    network((39, *hidden, 30), 2, trained=True)  # policy: states, next states
-    for _ in range(2):
-        network((69, *hidden, 1), 2, trained=True)  # critic: data actions, mean actions
-        network((69, *hidden, 1), 1, trained=False)  # target critic
+    network((39, *config.policy_hidden_sizes, 30), 2, trained=True)  # states, next states
+    for _ in range(config.num_critics):
+        network((69, *config.critic_hidden_sizes, 1), 2, trained=True)  # data actions, mean actions
+    for _ in range(config.num_target_critics):
+        network((69, *config.critic_hidden_sizes, 1), 1, trained=False)
 
     def run() -> None:
         for left, right, out in made:
@@ -77,14 +91,13 @@ def products(batch: int, hidden: tuple[int, ...]) -> tuple[Callable[[], None], f
     return run, sum(2.0 * left.shape[0] * left.shape[1] * right.shape[1] for left, right, _ in made)
 
 
-def make_update(mirror: ReplayMirror, batch: int, hidden: tuple[int, ...], lanes: int) -> Callable[[], None]:
-    """Sampling and one gradient step, as the learner does them."""
-    config = LearnerConfig(batch_size=batch, policy_hidden_sizes=hidden, critic_hidden_sizes=hidden)
+def make_update(mirror: ReplayMirror, config: LearnerConfig, lanes: int) -> Callable[[], None]:
+    """Sampling and one gradient step, as the learner does them but for the share of offline data."""
     state = make_state(config, SPEC, seed=0, device=CPU)
     state.lanes = Lanes(lanes)
 
     def update() -> None:
-        gradient_step(state, mirror.sample(batch, state.generator, offline_fraction=None), config)
+        gradient_step(state, mirror.sample(config.batch_size, state.generator, offline_fraction=None), config)
 
     return update
 
@@ -100,19 +113,20 @@ def on_threads(count: int, take: Timer) -> Timer:
 
 
 def measure(mirror: ReplayMirror, name: str, threads: int) -> None:
-    """One size, with one number of threads on every side."""
-    batch, hidden = SIZES[name]
-    lanes = max(1, min(threads, batch // FEWEST_ROWS))
-    alone, operations = products(batch, hidden)
+    """One case, with one number of threads on every side."""
+    config = CASES[name]
+    lanes = max(1, min(threads, config.batch_size // FEWEST_ROWS))
+    alone, operations = products(config)
     with ExitStack() as stack:
         sides: dict[str, Timer] = {
-            "update": on_threads(max(1, threads // lanes), timer(make_update(mirror, batch, hidden, lanes))),
+            "update": on_threads(max(1, threads // lanes), timer(make_update(mirror, config, lanes))),
             "products": on_threads(threads, timer(alone)),
         }
         full_name = f"AWAC update, {name}, {threads} thread{'s' * (threads > 1)}"
-        if threads == (os.cpu_count() or 1):  # d3rlpy uses all cores
+        if name in PEERED and threads == (os.cpu_count() or 1):  # d3rlpy uses all cores
+            sizes = (config.batch_size, *config.policy_hidden_sizes)
             try:
-                other = stack.enter_context(peer("d3rlpy_awac", str(batch), *(str(width) for width in hidden)))
+                other = stack.enter_context(peer("d3rlpy_awac", *map(str, sizes)))
                 sides[f"d3rlpy {other.version}"] = other.take
             except PeerMissing as error:
                 report(skipped(f"{full_name}, against d3rlpy", str(error)))
@@ -136,7 +150,7 @@ def measure(mirror: ReplayMirror, name: str, threads: int) -> None:
 def main() -> None:
     prefer_onednn()  # as the learner does
     mirror = filled_mirror(200_000)
-    for name in SIZES:
+    for name in CASES:
         for threads in sorted({1, os.cpu_count() or 1}):
             measure(mirror, name, threads)
 
