@@ -5,8 +5,9 @@
 A run that has all the steps of its experiment is left alone; one that was interrupted, or began with fewer steps, is
 resumed: the command may be given again after anything. A run that was made with other settings than its experiment has
 now is refused before anything starts. `--list` prints the commands instead. Every run has one learner thread: on a
-small machine as many runs as there are cores go on at once. `--make-data` makes the datasets that are missing: the
-cloned rollouts of the paper's protocol, and demonstrations that are worse than those of the main curves.
+small machine as many runs as there are cores go on at once. `--make-data` makes the datasets that the chosen runs need
+and that are missing: the cloned rollouts of the paper's protocol, and demonstrations that are worse than those of the
+main curves.
 """
 
 from __future__ import annotations
@@ -152,16 +153,43 @@ def chosen(only: Sequence[str], data: Path, runs: Path) -> list[ExperimentRun]:
     return [e.run(seed, data, runs) for seed in seeds for e in picked if seed < e.seeds]
 
 
-def dataset_commands(data: Path) -> Iterator[tuple[Path, list[str]]]:
-    """(what it makes, command) for every dataset that is made rather than brought."""
+@dataclass(frozen=True)
+class MadeDataset:
+    """A dataset that is made of another one rather than brought."""
+
+    path: Path
+    source: Path
+    command: tuple[str, ...]
+    """The launcher's words that make it."""
+
+
+def made_datasets(data: Path) -> Iterator[MadeDataset]:
+    """Every dataset below the folder that is made."""
     for env, demonstrations in DEMONSTRATIONS.items():
-        made = data / f"{env}-bc-v0"
-        command = ["dataset", "rollout", "--env", env, "--source", str(data / demonstrations), "--output", str(made)]
-        yield made, command
+        path, source = data / f"{env}-bc-v0", data / demonstrations
+        words = ("dataset", "rollout", "--env", env, "--source", str(source), "--output", str(path))
+        yield MadeDataset(path, source, words)
     for name, options in WORSE.items():
-        made = data / f"{name}.npz"
-        command = ["dataset", "demos", "--env", "relocate", "--source", str(data / _EXPERTS), "--output", str(made)]
-        yield made, [*command, *options]
+        path, source = data / f"{name}.npz", data / _EXPERTS
+        words = ("dataset", "demos", "--env", "relocate", "--source", str(source), "--output", str(path), *options)
+        yield MadeDataset(path, source, words)
+
+
+def missing_datasets(runs: Sequence[ExperimentRun], data: Path) -> list[MadeDataset]:
+    """Those that some of the runs need, and that are not there yet.
+
+    Raises:
+        ConfigError: what one of them is made of is not there either.
+    """
+    needed = {word for run in runs for word in run.command}
+    missing = [made for made in made_datasets(data) if str(made.path) in needed and not made.path.exists()]
+    for made in missing:
+        if not made.source.exists():
+            raise ConfigError(
+                f"--data: {made.path.name} is made of {made.source}, which is not there; put it there, or name the "
+                "runs that do without it with --only"
+            )
+    return missing
 
 
 def main() -> int:
@@ -171,14 +199,18 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="experiments, as in strong-* published-pen")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument(
-        "--make-data", action="store_true", help="make the datasets that are missing, and start nothing"
+        "--make-data",
+        action="store_true",
+        help="make the datasets that the runs need and that are missing, and start nothing",
     )
     parser.add_argument("--list", action="store_true", help="print the commands and start nothing")
     arguments = parser.parse_args()
     try:
         runs = chosen(arguments.only, arguments.data.resolve(), arguments.runs.resolve())
         if arguments.make_data:
-            make_missing_data(arguments.data.resolve())
+            for made in missing_datasets(runs, arguments.data.resolve()):
+                print(shlex.join(["launcher", *made.command]), flush=True)
+                subprocess.run([sys.executable, "-m", "launcher", *made.command], check=True)
             return 0
         if arguments.list:
             for run in runs:
@@ -190,13 +222,6 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
     return 0 if run_all([run for run in runs if not run.is_finished], jobs=arguments.jobs) else 1
-
-
-def make_missing_data(data: Path) -> None:
-    for made, command in dataset_commands(data):
-        if not made.exists():
-            print(shlex.join(["launcher", *command]), flush=True)
-            subprocess.run([sys.executable, "-m", "launcher", *command], check=True)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ class ExperimentConfig:
 
 _RUN_SETTINGS: dict[str, dict[str, Any]] = {
     "strong": {"num_offline_steps": 5_000, "replay": {"evict_seed": False}},
+    "locomotion": {"num_offline_steps": 50_000},
     "behaviour-cloning": {"num_offline_steps": 10_000},
 }
 """Settings of a run that a preset of the learner brings along."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiment_run import ExperimentRun
-from benchmarks.learning_curves import EXPERIMENTS, Experiment, chosen
+from benchmarks.learning_curves import EXPERIMENTS, Experiment, chosen, missing_datasets
 from launcher.run_settings import read_settings
+from replay_service.errors import ConfigError
 from tests.system.launching import SMALL_PEN
 
 ROOT = Path(__file__).parents[2]
@@ -127,3 +128,18 @@ def test_an_experiment_with_more_steps_goes_on_with_the_run(tmp_path: Path) -> N
     assert longer.start().wait(180) == 0, longer.output.read_text()
     assert longer.is_finished
     assert read_settings(longer.directory.config)["learner.report_every_s"] == 1.0
+
+
+class TestMissingDatasets:
+    def test_only_what_the_chosen_runs_need_is_made(self, tmp_path: Path) -> None:
+        (tmp_path / "door/human-v0").mkdir(parents=True)
+        needed = missing_datasets(chosen(["published-door", "strong-pen"], tmp_path, tmp_path / "runs"), tmp_path)
+        assert [made.path for made in needed] == [tmp_path / "door-bc-v0"]
+        (tmp_path / "door-bc-v0").mkdir()
+        assert missing_datasets(chosen(["published-door"], tmp_path, tmp_path / "runs"), tmp_path) == []
+
+    def test_a_source_that_is_not_there_is_named_before_anything_is_made(self, tmp_path: Path) -> None:
+        (tmp_path / "door/human-v0").mkdir(parents=True)
+        runs = chosen(["published-*"], tmp_path, tmp_path / "runs")
+        with pytest.raises(ConfigError, match=r"pen-bc-v0 is made of .*pen/demos-v0, which is not there.*--only"):
+            missing_datasets(runs, tmp_path)
