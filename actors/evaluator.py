@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
@@ -30,6 +31,11 @@ _BLOCK_MS = 1_000
 _log = logging.getLogger(__name__)
 
 
+class _Judged(NamedTuple):
+    evaluation: Evaluation
+    request_id: str
+
+
 class Evaluator:
     """The process of the evaluator. A restarted one goes on after the last request that has a result."""
 
@@ -43,6 +49,7 @@ class Evaluator:
         self._state = RunStateStore(client, keys)
         self._reports = Reports(client, keys)
         self._requests = EvaluationRequests(client, keys, fitting=run.spec)
+        self._newest: _Judged | None = None
         self._registry = CollectorRegistry()
         self._metrics = EvaluatorMetrics.register(self._registry)
         self._patience = Patience(_PROCESS_NAME, stop, waits=WaitSeconds.register(self._registry, _PROCESS_NAME))
@@ -61,7 +68,7 @@ class Evaluator:
         self._patience.until_answered(lambda: self._state.publish_endpoint(_PROCESS_NAME, address))
         self._requests.cursor = self._patience.until_answered(self._reports.last_judged_request) or "0-0"
         while not self._stop.is_set():
-            requested = self._patience.until_answered(self._state.evaluations_requested)
+            requested = self._patience.until_answered(self._look_back)
             try:
                 request = self._patience.until_answered(lambda: self._requests.next(block_ms=_BLOCK_MS))
             except WireError as error:
@@ -77,9 +84,25 @@ class Evaluator:
         except FAREWELL_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
 
+    def _look_back(self) -> int:
+        """Record the last result again, should Redis have died and lost it alone; returns how many are asked for."""
+        newest = self._newest
+        if newest is not None and self._reports.last_judged_request() != newest.request_id:
+            if self._requests.holds(newest.request_id):
+                _log.warning("Redis lost the result of version %d: recorded again", newest.evaluation.policy_version)
+                self._reports.add_evaluation(newest.evaluation, request_id=newest.request_id)
+            else:
+                self._newest = None  # the request is lost as well, and comes again under another id
+        return self._state.evaluations_requested()
+
     def _settle(self, requested: int) -> None:
         """Note, with the queue empty, what was asked for and never came out of it."""
-        missed = self._patience.until_answered(lambda: self._reports.settle_evaluations(requested))
+
+        def settle() -> int:
+            # What Redis lost while the queue was watched, a result or a request, is no missed evaluation.
+            return self._reports.settle_evaluations(min(requested, self._look_back()))
+
+        missed = self._patience.until_answered(settle)
         if missed:
             _log.warning(
                 "%d evaluations were asked for and not made: the queue keeps %d, and drops damaged ones",
@@ -113,6 +136,7 @@ class Evaluator:
         self._patience.until_answered(
             lambda: self._reports.add_evaluation(evaluation, request_id=request.request_id), after_stop_s=5.0
         )
+        self._newest = _Judged(evaluation, request.request_id)
         self._note(score, evaluation)
 
     def _note(self, score: Score, evaluation: Evaluation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from replay_service.experience import Trajectory
 from replay_service.trajectory_stream import Admission, EpisodeOutcome, TrajectoryWriter
@@ -65,3 +65,7 @@ class Outbox:
         for sent in lost:
             self._writer.append(sent.trajectory, want_steps=0, outcome=sent.outcome)
             self.resent_messages += 1
+        now = self._clock()  # they are in the last, unsynced second once more, and are kept for as long
+        for index, sent in enumerate(self._sent):
+            if sent.trajectory.origin.sequence >= first:
+                self._sent[index] = replace(sent, acknowledged_at=now)

@@ -61,7 +61,7 @@ class Publisher:
         for policy in (weights, evaluated):
             problem = None if policy is None else policy.problem()
             refuse_divergence([f"the policy ({problem})"] if problem else [], progress.grad_steps)
-        self._channel.publish(weights, evaluated=evaluated, enter=enter)
+        self._channel.publish(weights, evaluated=evaluated, asked_before=self._judged, enter=enter)
         self._published, self._judged = weights, evaluated or self._judged
         progress.policy_version = number
         self._metrics.policy_version.set(number)
@@ -86,13 +86,11 @@ class Publisher:
         _log.warning("Redis lost version %d: it is published again", progress.policy_version)
         phase, number = progress.phase, progress.policy_version
         judged = self._judged
-        if judged is not None and judged.version <= known.policy_version:
-            judged = None
-        elif judged is None and phase is Phase.FINISHED:
+        if judged is None and phase is Phase.FINISHED:
             judged = self._evaluated(progress, number)  # nothing was learned since: it can be written out once more
         self._channel.publish(
             self._published or self._acting(progress, number),
-            evaluated=judged,
+            asked_before=judged,
             enter=phase if phase in (Phase.ONLINE, Phase.FINISHED) else None,
         )
 

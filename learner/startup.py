@@ -10,6 +10,7 @@ from learner.ingestion import Ingestion
 from learner.mirror import ReplayMirror
 from learner.session import Session
 from learner.update import fit_observation_scale
+from replay_service.disk_space import wait_for_space
 from replay_service.errors import CheckpointError
 from replay_service.run_state import Phase, RunState
 from replay_service.seeding import SeedInfo, seed_info
@@ -53,10 +54,11 @@ def restore(session: Session) -> Progress:
     shared = session.patience.until_answered(session.run_state.read)
     progress = session.checkpoints.restore(session.state)
     if progress is None:
-        if shared is not None and shared.policy_version > 0:
+        if shared is not None and (shared.policy_version > 0 or shared.checkpointed_grad_steps > 0):
             raise CheckpointError(
-                f"run {run.run_id!r} has published policy version {shared.policy_version}, but its "
-                "checkpoints are gone: put them back, or start over with --restart-behavior restart"
+                f"run {run.run_id!r} has published policy version {shared.policy_version} and written a checkpoint of "
+                f"{shared.checkpointed_grad_steps} gradient steps, but its checkpoints are gone: put them back, or "
+                "start over with --restart-behavior restart"
             )
         return Progress()
     progress.stream_position = 0  # filling the mirror finds it again
@@ -135,8 +137,15 @@ def _budget_grew(progress: Progress, shared: RunState) -> bool:
 
 
 def _prove_resume(session: Session, progress: Progress) -> None:
-    proof = session.checkpoints.record_proof(stream_position=progress.stream_position)
-    if proof is None or session.stop.is_set():
+    if session.stop.is_set():
+        return  # the mirror is not whole, and would prove nothing
+    proof = wait_for_space(
+        lambda: session.checkpoints.record_proof(stream_position=progress.stream_position),
+        "learner",
+        stop=session.stop,
+        waits=session.waits,
+    )
+    if proof is None:
         return
     _log.info("resume proved: %s", proof)
     if proof.stream_position_found < proof.stream_position:

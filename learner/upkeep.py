@@ -149,6 +149,7 @@ class Upkeep:
         if folder is None:
             return
         self._last_checkpoint = time.monotonic()
+        session.patience.until_answered(lambda: session.run_state.set_checkpointed(self._progress.grad_steps))
         session.metrics.checkpoints.inc()
         _log.info("checkpoint %s", folder.name)
 

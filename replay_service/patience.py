@@ -40,18 +40,21 @@ class Patience:
         stop: StopSignal,
         *,
         waits: WaitSeconds | None = None,
+        before_each_try: Callable[[], None] | None = None,
     ) -> None:
         """Make the patience of a process.
 
         Args:
             who: named in the log.
             stop: ends every wait.
+            before_each_try: called before each request and each repetition; may mend what keeps Redis from answering.
             waits: counts whole waits by their reason, the time of tries that failed included.
         """
         self._who = who
         self._stop = stop
         self._notice = WaitNotice(who, period_s=_NOTICE_PERIOD_S)
         self._waits = waits
+        self._before_each_try = before_each_try or (lambda: None)
         self._watch = _SilenceWatch(who)
 
     def until_answered(self, ask: Callable[[], AnswerT], *, after_stop_s: float = 0.0) -> AnswerT | None:
@@ -73,6 +76,7 @@ class Patience:
         known: Outage | None = None
         while True:
             began = time.monotonic()
+            self._before_each_try()
             try:
                 with self._watch:
                     answer = ask()

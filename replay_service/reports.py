@@ -126,13 +126,14 @@ class Reports:
         return newest[0][1][b"request"].decode() if newest else "0-0"
 
     def add_learner_report(self, report: LearnerReport) -> None:
-        """Record a snapshot of the learner's metrics."""
-        self._client.xadd(
-            self._keys.learner_reports,
-            {"json": json.dumps(asdict(report))},
-            maxlen=_REPORT_HISTORY,
-            approximate=True,
-        )
+        """Record a snapshot of the learner's metrics; once, however often it is repeated for a lost answer."""
+        key, name = self._keys.run, f"{report.grad_steps} {report.unix_seconds!r}"
+        if self._client.hget(key, "last_report") == name.encode():
+            return
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xadd(self._keys.learner_reports, {"json": json.dumps(asdict(report))}, maxlen=_REPORT_HISTORY)
+            pipe.hset(key, "last_report", name)
+            pipe.execute()
 
     def learner_reports(self, after: str = "0-0") -> Iterator[tuple[str, LearnerReport]]:
         """Yield (entry id, report) recorded after an entry id, oldest first."""

@@ -48,6 +48,8 @@ class RunState:
     grad_steps: int
     """Optimizer updates, offline ones included."""
     online_grad_steps: int
+    checkpointed_grad_steps: int
+    """Optimizer updates in the newest checkpoint that was written."""
     policy_version: int
     episodes: int
     successes: int
@@ -257,6 +259,10 @@ class RunStateStore:
     def set_final_status(self, status: str) -> None:
         """What the summary shall say once the run is down: finished, stopped or failed."""
         self._client.hset(self._keys.run, "final_status", status)
+
+    def set_checkpointed(self, grad_steps: int) -> None:
+        """Note that a checkpoint was written, without which the run cannot be resumed."""
+        self._client.hset(self._keys.run, "checkpointed_grad_steps", grad_steps)
 
     def count_learner_restart(self) -> None:
         """Add one to the run's learner restarts."""

@@ -128,7 +128,9 @@ class ReplayService:
         self._redis: EmbeddedRedis | None = None
         self._registry = CollectorRegistry()
         self._waits = WaitSeconds.register(self._registry, _PROCESS_NAME)
-        self._patience = Patience("replay service", stop, waits=self._waits)
+        # Whoever else waits for the embedded Redis waits for this process to start it again: each try looks first.
+        self._patience = Patience("replay service", stop, waits=self._waits, before_each_try=self._revive_redis)
+        self._state: RunStateStore | None = None
         self._was_open = self._files.opened.exists()
 
     def run(self) -> None:
@@ -179,7 +181,7 @@ class ReplayService:
         )
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
-        state = RunStateStore(client, self._keys)
+        state = self._state = RunStateStore(client, self._keys)
         patiently = self._patience.until_answered
         if self._was_open and patiently(state.exists) is False:
             raise RunDirectoryError(
@@ -193,7 +195,7 @@ class ReplayService:
         if resumed is None:
             return  # asked to stop while Redis did not answer
         self._files.opened.touch()
-        self._publish_redis(state)
+        self._publish_redis()
         reports = Reports(client, self._keys)
         identity = RunIdentity(self._run.run_id, self._run.env, self._run.preset, self._run.seed)
         recorder = Recorder(self._files.run_dir, reports, identity, sinks=self._open_sinks())
@@ -214,7 +216,6 @@ class ReplayService:
             now = time.monotonic()
             if now - last_tick > _OUTAGE_S:
                 steady_since = now
-            last_tick = now
             patient = now - steady_since < self._run.replay.actor_timeout_s
             for actor in reports.actors():
                 if actor.lease and not patient:
@@ -223,9 +224,9 @@ class ReplayService:
             wait_for_space(
                 lambda: recorder.update(*found, status=status), "replay service", stop=self._stop, waits=self._waits
             )
+            last_tick = time.monotonic()  # tries that failed belong to the outage
 
         while not self._stop.wait(_PERIOD_S):
-            self._revive_redis(state)
             self._patience.until_answered(lambda: tick("running"))
         discovery.stop()
         with contextlib.suppress(*FAREWELL_ERRORS):
@@ -275,16 +276,16 @@ class ReplayService:
         self._patience.until_answered(lambda: client.hset(self._keys.run, "discovery", discovery.address))
         return discovery
 
-    def _publish_redis(self, state: RunStateStore) -> None:
-        if self._redis is not None:
-            state.publish_process(_REDIS_NAME, ProcessIdentity.of(self._redis.process.pid))
+    def _publish_redis(self) -> None:
+        if self._redis is not None and self._state is not None:
+            self._state.publish_process(_REDIS_NAME, ProcessIdentity.of(self._redis.process.pid))
 
-    def _revive_redis(self, state: RunStateStore) -> None:
+    def _revive_redis(self) -> None:
         if self._redis is None or self._redis.process.poll() is None:
             return
         _log.error("Redis ended with code %s; starting it again on its data", self._redis.process.returncode)
         began = time.monotonic()
         self._redis = self._start_redis(self._redis.endpoint, keep_port=True)
         with contextlib.suppress(*FAREWELL_ERRORS):
-            self._publish_redis(state)
+            self._publish_redis()
         _log.info("Redis is back after %.1f s", time.monotonic() - began)

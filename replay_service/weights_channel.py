@@ -25,7 +25,12 @@ class WeightsChannel:
         self._keys = keys
 
     def publish(
-        self, policy: PolicyWeights, *, evaluated: PolicyWeights | None = None, enter: Phase | None = None
+        self,
+        policy: PolicyWeights,
+        *,
+        evaluated: PolicyWeights | None = None,
+        asked_before: PolicyWeights | None = None,
+        enter: Phase | None = None,
     ) -> None:
         """Make a version the newest one, atomically with its number.
 
@@ -33,16 +38,20 @@ class WeightsChannel:
 
         Args:
             policy: what actors get; its `version` must be above every one before.
-            evaluated: what the evaluator is asked to judge: `policy`, its average, or an earlier version that was lost.
+            evaluated: what the evaluator is asked to judge under the same version: `policy` or its average.
+            asked_before: the version that the evaluator was asked for last; it is asked again if Redis lost that.
             enter: a phase that begins with this version.
         """
-        if int(self._client.hget(self._keys.run, "policy_version") or 0) >= policy.version:
+        known = int(self._client.hget(self._keys.run, "policy_version") or 0)
+        if known >= policy.version:
             return
         message = wire.encode_policy_weights(policy)
         with self._client.pipeline(transaction=True) as pipe:
             pipe.set(self._keys.weights, message)
             pipe.hset(self._keys.run, "policy_version", policy.version)
             pipe.xadd(self._keys.publications, {"version": policy.version}, maxlen=_PUBLICATION_HISTORY)
+            if asked_before is not None and asked_before.version > known:
+                self._request_evaluation(pipe, wire.encode_policy_weights(asked_before))
             if evaluated is not None:
                 request = message if evaluated is policy else wire.encode_policy_weights(evaluated)
                 self._request_evaluation(pipe, request)
@@ -128,6 +137,10 @@ class EvaluationRequests:
         self._keys = keys
         self._fitting = fitting
         self.cursor = cursor
+
+    def holds(self, request_id: str) -> bool:
+        """Whether a request is still in the queue, done or not."""
+        return bool(self._client.xrevrange(self._keys.evaluation_requests, request_id, request_id, count=1))
 
     def next(self, *, block_ms: int) -> EvaluationRequest | None:
         """Wait up to `block_ms` for the next request.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +16,18 @@ import pytest
 import redis
 
 DISK_MB = 24
+_WRITTEN_TIMEOUT_S = 30.0
+
+
+def wait_until_written(admin: Any) -> None:
+    """Wait until all that Redis has answered for is in its file: killed before, it may forget the last seconds."""
+    deadline = time.monotonic() + _WRITTEN_TIMEOUT_S
+    while True:
+        found = admin.info("persistence")
+        if found["aof_buffer_length"] == 0 and found["aof_pending_bio_fsync"] == 0:
+            return
+        assert time.monotonic() < deadline, f"Redis does not get its file written: {found}"
+        time.sleep(0.02)
 
 
 @contextmanager

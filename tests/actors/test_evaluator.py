@@ -11,13 +11,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
 
 from actors.config import EvaluatorConfig
 from actors.environment import make_environment
-from actors.evaluation import evaluate
+from actors.evaluation import Score, evaluate
 from actors.evaluator import Evaluator
 from actors.policy import NumpyPolicy
 from replay_service.config import RunConfig
@@ -155,15 +156,58 @@ def test_a_restarted_one_goes_on_behind_the_last_result(
 def test_a_stop_in_the_middle_leaves_the_request_to_the_next_one(
     start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel,
     make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    has_begun = threading.Event()
+
+    def evaluate_and_tell(*arguments: Any, **options: Any) -> Score | None:
+        has_begun.set()
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr("actors.evaluator.evaluate", evaluate_and_tell)
     channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
     endless = start_evaluator(config=replace(CONFIG, episodes=10**9))
-    wait_until(lambda: "evaluator" in state.endpoints(), "the evaluator to be up")
+    assert has_begun.wait(60)
     endless.stop()
     assert evaluations() == []
     start_evaluator()
     wait_until(lambda: len(evaluations()) == 1, "the result")
     assert state.read().evaluations_done == 1
+
+
+def test_a_result_that_redis_lost_is_recorded_again(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
+    wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
+    start_evaluator()
+    wait_until(lambda: len(evaluations()) == 1, "the result")
+    (judged,) = evaluations()
+    with redis_client.pipeline(transaction=True) as pipe:  # as if Redis had died before it was on the disk
+        pipe.delete(keys.evaluations, keys.evaluation_counters)
+        pipe.execute()
+    wait_until(lambda: evaluations() == [judged], "the same result again")
+    assert (state.read().evaluations_done, state.read().evaluations_missed) == (1, 0)
+
+
+def test_a_result_whose_request_is_lost_as_well_is_judged_when_it_comes_again(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
+    wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
+    start_evaluator()
+    wait_until(lambda: len(evaluations()) == 1, "the result")
+    with redis_client.pipeline(transaction=True) as pipe:
+        pipe.delete(keys.evaluations, keys.evaluation_counters)
+        pipe.xtrim(keys.evaluation_requests, maxlen=0)
+        pipe.hset(keys.run, mapping={"policy_version": 0, "evaluations_requested": 0})
+        pipe.execute()
+    channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
+    wait_until(lambda: state.read().evaluations_done == 1, "the result of the second request")
+    assert [e.policy_version for e in evaluations()] == [1]
+    assert state.read().evaluations_missed == 0
 
 
 def test_requests_that_a_long_queue_dropped_are_told_and_nobody_waits_for_them(
@@ -178,7 +222,8 @@ def test_requests_that_a_long_queue_dropped_are_told_and_nobody_waits_for_them(
     assert state.read().evaluations_waiting == len(versions)
     with caplog.at_level(logging.WARNING, logger="actors.evaluator"):
         start_evaluator(config=replace(CONFIG, episodes=1))
-        wait_until(lambda: state.read().evaluations_waiting == 0, "the end of the queue")
+        wait_until(lambda: bool(caplog.records), "the end of the queue to be told")
+    assert state.read().evaluations_waiting == 0
     judged = evaluations()
     assert [e.policy_version for e in judged] == list(versions)[-len(judged) :]
     missed = len(versions) - len(judged)

@@ -177,15 +177,15 @@ def test_a_second_failure_while_sending_again_loses_nothing(
 
 
 def test_messages_sent_again_can_be_lost_again(
-    outbox: Outbox, make_trajectory: MakeTrajectory, stored: Callable[[], list[int]],
+    outbox: Outbox, clock: Clock, make_trajectory: MakeTrajectory, stored: Callable[[], list[int]],
     take_snapshot: Callable[[], Callable[[], None]],
 ) -> None:  # fmt: skip
     roll_back = take_snapshot()
     deliver(outbox, make_trajectory, 0, 1)
-    roll_back()
-    deliver(outbox, make_trajectory, 2)
-    roll_back()
-    deliver(outbox, make_trajectory, 3)
+    for sequence in (2, 3):
+        roll_back()
+        clock.now += 30.0  # an outage that lasts longer than messages are kept
+        deliver(outbox, make_trajectory, sequence)
     assert stored() == [0, 1, 2, 3]
 
 

@@ -111,3 +111,6 @@ def test_killed_at_any_byte(tmp_path_factory: pytest.TempPathFactory, share: flo
     restored = fresh_state(seed=99)
     assert store_in(folder).restore(restored) == progress_at(5)
     assert_same_bits(restored, old)
+    store_in(folder).save(new, progress_at(8))
+    assert store_in(folder).restore(restored) == progress_at(8)
+    assert_same_bits(restored, new)

@@ -23,6 +23,7 @@ from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
 from replay_service.trajectory_stream import BadEntry, EpisodeOutcome, Quarantine, TrajectoryReader, TrajectoryWriter
 from replay_service.weights_channel import EvaluationRequests, WeightsChannel
+from tests.faults import wait_until_written
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights, MakeTrajectory
@@ -305,6 +306,9 @@ class TestCredentials:
         writer.register()
         writer.append(make_trajectory(0), want_steps=5)
         before = store.read()
+        admin = connect(first.endpoint)
+        wait_until_written(admin)
+        admin.close()
         os.kill(first.process.pid, signal.SIGKILL)
         first.process.wait()
         again = EmbeddedRedis.start(tmp_path, server=binary, max_memory_mb=64, previous=first.endpoint, run_id=RUN_ID)

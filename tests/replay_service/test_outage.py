@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
 from replay_service.waits import WaitSeconds
-from tests.faults import Fault, fill, full_disk, no_memory, paused, small_disk
+from tests.faults import Fault, fill, full_disk, no_memory, paused, small_disk, wait_until_written
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrajectory, WaitUntil
@@ -161,7 +160,7 @@ def test_a_full_disk_and_a_kill_after_it(
             go_through(lambda: full_disk(server.admin, disk), "redis_disk", "its disk is full", server, run_config,
                        make_trajectory, wait_until, caplog)  # fmt: skip
             before = RunStateStore(server.admin, Keys(run_config.run_id)).read()
-            time.sleep(1.5)  # the file is synced every second
+            wait_until_written(server.admin)
             with server.gone():
                 pass
             assert RunStateStore(server.admin, Keys(run_config.run_id)).read() == before

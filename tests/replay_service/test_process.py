@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from replay_service.errors import ConfigError, StaleEpoch
+from replay_service.errors import ConfigError, LearningDiverged, StaleEpoch
 from replay_service.process import PARENT_VARIABLE, RestartBudget, StopSignal, WaitNotice, run_role, serve_metrics
 
 if TYPE_CHECKING:
@@ -202,7 +202,9 @@ time.sleep(60)
 
 
 class TestRunRole:
-    @pytest.mark.parametrize("error", [ConfigError("actors: expected 1"), StaleEpoch("replaced")], ids=repr)
+    @pytest.mark.parametrize(
+        "error", [ConfigError("actors: expected 1"), StaleEpoch("replaced"), LearningDiverged("NaN")], ids=repr
+    )
     def test_what_a_restart_cannot_mend_is_one_line_and_exit_code_2(
         self, error: Exception, capsys: pytest.CaptureFixture[str]
     ) -> None:

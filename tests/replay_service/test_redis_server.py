@@ -26,6 +26,7 @@ from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import TrajectoryReader, TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
+from tests.faults import wait_until_written
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights, MakeTrajectory, WaitUntil
@@ -318,6 +319,7 @@ class TestRestart:
             writer.append(make_trajectory(sequence), want_steps=5)
         before, ledgers = state.read(), Reports(client, keys).actors()
 
+        wait_until_written(client)
         os.kill(running.process.pid, signal.SIGKILL)
         running.process.wait()
         with pytest.raises(redis.exceptions.ConnectionError):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,14 @@ import pytest
 from replay_service.config import RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import ConfigError
+from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.process import PARENT_VARIABLE
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.service import ServiceFiles, resolve_sources
+from replay_service.trajectory_stream import TrajectoryWriter
+from tests.faults import no_memory, wait_until_written
 
 if TYPE_CHECKING:
     from tests.conftest import WaitUntil
@@ -33,6 +37,7 @@ run_id = "service-test"
 environment = {max_episode_steps = 20, observation_dim = 3, action_dim = 1}
 """
 KEYS = Keys("service-test")
+SPEC = ExperienceSpec("Pendulum-v1", 3, 1, 20)
 
 Serve = Callable[..., subprocess.Popen[str]]
 
@@ -139,6 +144,7 @@ class TestProcess:
         client = connect(RedisEndpoint.load(files.connection))
         client.hset(KEYS.run, "env_steps", 123)
         killed = int(client.info("server")["process_id"])
+        wait_until_written(client)
         os.kill(killed, signal.SIGKILL)
 
         def is_back() -> bool:
@@ -150,6 +156,56 @@ class TestProcess:
         wait_until(is_back, "Redis to come back")
         assert RunStateStore(client, KEYS).read().env_steps == 123
         client.close()
+        assert process.poll() is None
+
+    def test_a_redis_that_dies_while_it_owes_an_answer_is_started_again(
+        self, serve: Serve, files: ServiceFiles, wait_until: WaitUntil
+    ) -> None:
+        process = serve()
+        client = connect(RedisEndpoint.load(files.connection), reply_timeout_s=5.0)
+        killed = int(client.info("server")["process_id"])
+        os.kill(killed, signal.SIGSTOP)
+        time.sleep(2.5)  # it looks once a second: by now it waits for an answer
+        os.kill(killed, signal.SIGKILL)
+
+        def is_back() -> bool:
+            try:
+                return int(client.info("server")["process_id"]) != killed
+            except TRANSIENT_ERRORS:
+                return False
+
+        wait_until(is_back, "Redis to come back")
+        client.close()
+        assert process.poll() is None
+
+    @pytest.mark.slow
+    def test_leases_of_the_silent_are_given_back_but_not_after_an_outage(
+        self, serve: Serve, files: ServiceFiles, wait_until: WaitUntil
+    ) -> None:
+        actor_timeout_s = 4.0
+        process = serve(CONFIG + f"[replay]\nactor_timeout_s = {actor_timeout_s}\n")
+        admin = connect(RedisEndpoint.load(files.connection))
+        state = RunStateStore(admin, KEYS)
+        state.set_phase(Phase.ONLINE)
+        admin.hset(KEYS.run, "policy_version", 1)
+
+        def lease(actor_id: int) -> None:
+            writer = TrajectoryWriter(admin, KEYS, SPEC, actor_id=actor_id)
+            writer.register()
+            assert writer.request(10).lease_steps == 10
+
+        lease(0)
+        wait_until(lambda: state.read().leased_steps == 0, "the lease of an actor that fell silent to lapse")
+
+        lease(1)
+        with no_memory(admin):
+            time.sleep(actor_timeout_s + 4.0)  # longer than the timeout and than what counts as an outage
+        told = time.monotonic()
+        time.sleep(2.5)  # tries come at most two seconds apart
+        assert state.read().leased_steps == 10
+        wait_until(lambda: state.read().leased_steps == 0, "the lease to lapse once there was time to be heard")
+        assert time.monotonic() - told > actor_timeout_s - 1.5
+        admin.close()
         assert process.poll() is None
 
     def test_data_that_vanished_are_missed_at_every_start_and_never_replaced_by_an_empty_run(

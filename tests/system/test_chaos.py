@@ -68,6 +68,7 @@ def test_every_role_is_killed_in_turn_and_the_run_goes_on_to_its_budget(start: S
     assert summary["status"] == "finished"
     assert summary["env_steps"] == budget
     assert summary["unaccounted_steps"] == 0
+    assert summary["evaluations_missed"] == 0
     examined = launcher("doctor", run.run_dir)
     assert examined.returncode == 0, examined.stdout
 

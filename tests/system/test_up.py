@@ -173,9 +173,11 @@ def test_data_that_vanished_from_redis_are_an_error_not_a_fresh_start(start: Sta
 def test_ctrl_c_twice_ends_at_once_and_leaves_a_run_that_resumes(start: Start) -> None:
     run = start(*SMALL_PEN, "--num-env-steps", "1200")
     run.wait_until(lambda state: state.env_steps > 0)
-    for _ in range(2):
-        os.kill(run.process.pid, signal.SIGINT)
-        time.sleep(0.05)
+    os.kill(run.process.pid, signal.SIGINT)
+    deadline = time.monotonic() + 60
+    while "Ctrl-C again ends at once" not in run.output and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(run.process.pid, signal.SIGINT)
     assert run.wait(30) == 130
     assert wait_until_gone(run.run_dir) == {}
     resumed = start("--restart-behavior", "resume")

@@ -68,5 +68,6 @@ class TestProcess:
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 2
         assert "error: run" in output
-        assert "published policy version 3, but its checkpoints are gone" in output
+        assert "published policy version 3 and" in output
+        assert "its checkpoints are gone" in output
         assert "Traceback" not in output

@@ -169,9 +169,18 @@ class TestStopAndResume:
         wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
         first.stop()
         before = redis_client.get(keys.weights)
-        with pytest.raises(CheckpointError, match=r"has published policy version 1, but its checkpoints are gone"):
+        with pytest.raises(CheckpointError, match=r"has published policy version 1 and .* its checkpoints are gone"):
             start_learner(checkpoint_dir=tmp_path / "elsewhere").join()
         assert redis_client.get(keys.weights) == before
+
+    def test_checkpoints_that_vanish_before_the_first_version_are_missed_too(
+        self, seeded_state: RunStateStore, start_learner: StartLearner, tmp_path: Path
+    ) -> None:
+        start_learner(stop_at_grad_step=20).join()
+        state = seeded_state.read()
+        assert (state.phase, state.policy_version, state.checkpointed_grad_steps) == (Phase.PRETRAINING, 0, 20)
+        with pytest.raises(CheckpointError, match=r"checkpoint of 20 gradient steps, but its checkpoints are gone"):
+            start_learner(checkpoint_dir=tmp_path / "elsewhere").join()
 
     def test_a_resumed_learner_samples_what_the_stream_retains(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
