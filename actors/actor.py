@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -14,7 +15,7 @@ from actors.config import ActorConfig
 from actors.environment import Environment, make_environment
 from actors.lockstep import play_turn
 from actors.metrics import ActorMetrics
-from actors.outbox import LostMessages, Outbox
+from actors.outbox import LostMessages, Outbox, Sent
 from actors.policy import NumpyPolicy
 from actors.rollout import Rollout
 from actors.shared_weights import SharedWeights
@@ -97,6 +98,7 @@ class Actor:
         if environment.spec != self._run.spec:
             raise SpecMismatch(f"expected {self._run.spec}, got {environment.spec} from this machine's environment")
         self._address = serve_metrics(self._registry, self._run.metrics_host)
+        forgotten: tuple[Sent, ...] = ()
         try:
             while not self._stop.is_set():
                 if self._open_epoch() is None:
@@ -105,9 +107,14 @@ class Actor:
                     if self._run.lockstep:
                         self._work_in_turns(environment)
                     else:
-                        self._work(self._new_rollout(environment))
-                except (LostMessages, EpochLost) as error:
+                        self._work(self._new_rollout(environment, self._send_again(forgotten)))
+                except LostMessages as error:
                     _log.error("actor %d opens a new epoch: %s", self._actor_id, error)
+                    forgotten = ()
+                except EpochLost as error:
+                    # Redis writes in order: with the registration it has forgotten all that came behind it.
+                    _log.error("actor %d opens a new epoch: %s", self._actor_id, error)
+                    forgotten = self._outbox.kept
         finally:
             environment.close()
         self._leave()
@@ -126,12 +133,37 @@ class Actor:
         _log.info("actor %d registered, epoch %s", self._actor_id, epoch)
         return epoch
 
-    def _new_rollout(self, environment: Environment) -> Rollout:
+    def _send_again(self, forgotten: tuple[Sent, ...]) -> tuple[Sent, ...]:
+        """Store under this epoch what was acknowledged in one that Redis has forgotten, as far as it is admitted.
+
+        Returns:
+            What is stored now.
+        """
+        stored: list[Sent] = []
+        for sequence, sent in enumerate(forgotten):
+            steps = sent.trajectory.num_steps
+            admission = self._patience.until_answered(partial(self._writer.request, steps))
+            if admission is None or admission.lease_steps < steps:
+                break  # others have been admitted for these steps meanwhile
+            origin = replace(sent.trajectory.origin, epoch=self._writer.epoch, sequence=sequence)
+            moved = replace(sent, trajectory=replace(sent.trajectory, origin=origin))
+            deliver = partial(self._outbox.deliver, moved.trajectory, moved.outcome, want_steps=0)
+            if self._patience.until_answered(deliver) is None:
+                break
+            stored.append(moved)
+        if forgotten:
+            _log.warning("actor %d has sent %d of %d messages again", self._actor_id, len(stored), len(forgotten))
+        return tuple(stored)
+
+    def _new_rollout(self, environment: Environment, stored: tuple[Sent, ...]) -> Rollout:
+        """Begin to act, behind what this epoch has stored already."""
         return Rollout(
             environment,
             actor_generator(self._run.seed, self._actor_id, self._writer.epoch),
             actor_id=self._actor_id,
             epoch=self._writer.epoch,
+            first_episode=1 + max((sent.trajectory.origin.episode for sent in stored), default=-1),
+            first_sequence=len(stored),
         )
 
     def _work_in_turns(self, environment: Environment) -> None:
@@ -272,8 +304,12 @@ class Actor:
             return None
         self._metrics.append_seconds.observe(time.monotonic() - began)
         self._metrics.env_steps.inc(trajectory.num_steps)
-        self._metrics.resent_messages.inc(self._outbox.resent_messages)
-        self._outbox.resent_messages = 0
+        if self._outbox.resent_messages:
+            _log.warning(
+                "Redis had forgotten %d messages of actor %d: sent again", self._outbox.resent_messages, self._actor_id
+            )
+            self._metrics.resent_messages.inc(self._outbox.resent_messages)
+            self._outbox.resent_messages = 0
         if outcome is not None:
             self._metrics.episodes.inc()
             self._metrics.successes.inc(1 if outcome.success else 0)

@@ -14,7 +14,9 @@ _LONGEST_MEMORY_MESSAGES = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sent:
+class Sent:
+    """A message that was acknowledged."""
+
     trajectory: Trajectory
     outcome: EpisodeOutcome | None
     acknowledged_at: float
@@ -38,7 +40,7 @@ class Outbox:
         self._writer = writer
         self._resend_window_s = resend_window_s
         self._clock = clock
-        self._sent: deque[_Sent] = deque(maxlen=_LONGEST_MEMORY_MESSAGES)
+        self._sent: deque[Sent] = deque(maxlen=_LONGEST_MEMORY_MESSAGES)
         self.resent_messages = 0
 
     def deliver(self, trajectory: Trajectory, outcome: EpisodeOutcome | None, *, want_steps: int) -> Admission:
@@ -53,10 +55,15 @@ class Outbox:
             self._resend(admission.resend_from, before=trajectory.origin.sequence)
             admission = self._writer.append(trajectory, want_steps=want_steps, outcome=outcome)
         now = self._clock()
-        self._sent.append(_Sent(trajectory, outcome, now))
+        self._sent.append(Sent(trajectory, outcome, now))
         while self._sent and now - self._sent[0].acknowledged_at > self._resend_window_s:
             self._sent.popleft()
         return admission
+
+    @property
+    def kept(self) -> tuple[Sent, ...]:
+        """What was acknowledged last, oldest first."""
+        return tuple(self._sent)
 
     def _resend(self, first: int, *, before: int) -> None:
         lost = [sent for sent in self._sent if first <= sent.trajectory.origin.sequence < before]

@@ -27,12 +27,13 @@ class Rollout:
         actor_id: int,
         epoch: int,
         first_episode: int = 0,
+        first_sequence: int = 0,
     ) -> None:
         self._environment = environment
         self._generator = generator
         self._actor_id = actor_id
         self._epoch = epoch
-        self._sequence = 0
+        self._sequence = first_sequence
         self._episode = first_episode
         self._step_in_episode = 0
         self._return = 0.0

@@ -219,6 +219,31 @@ def test_a_registration_that_redis_lost_is_made_again(
     assert online_state.read().actor_restarts == 0
 
 
+def test_what_was_acknowledged_in_an_epoch_that_redis_lost_is_stored_again_in_the_next(
+    start_actors: StartActors, online_state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    keys: Keys, make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]],
+    trajectories: Callable[[], list[Trajectory]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    channel.publish(make_policy_weights(1))
+    pool = start_actors(resend_window_s=60.0)
+    wait_until(lambda: online_state.read().env_steps == 60, "the limiter's band to be full")
+    before = trajectories()
+    with redis_client.pipeline(transaction=True) as pipe:  # as if Redis had died before any of it was on the disk
+        pipe.delete(keys.actor(0), keys.actors, keys.counters, keys.online)
+        pipe.execute()
+    wait_until(lambda: online_state.read().env_steps == 60, "the same steps again")
+    after = trajectories()
+    assert [t.origin for t in after] == [t.origin for t in before]
+    assert all(np.array_equal(a.observations, b.observations) for a, b in zip(after, before, strict=True))
+    redis_client.hset(keys.run, "online_grad_steps", 20)
+    wait_until(lambda: online_state.read().env_steps == 80, "the actor to go on")
+    found = trajectories()
+    assert [(t.origin.sequence, t.origin.episode) for t in found] == [(n, n // 2) for n in range(8)]
+    assert ledgers()[0].stored_steps == 80
+    assert pool.terminate() == 0, pool.output
+    assert "actor 0 has sent 6 of 6 messages again" in pool.output
+
+
 class TestRefusals:
     """Exit code 2, one line that says why, no traceback, and no replacement that would fail the same way."""
 

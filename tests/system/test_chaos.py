@@ -23,10 +23,11 @@ from replay_service.connection import RedisEndpoint, connect
 from replay_service.keys import Keys
 from replay_service.policy_weights import PolicyWeights
 from replay_service.process_identity import ProcessIdentity
+from replay_service.redis_server import find_server
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.weights_channel import WeightsChannel
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN, Launched, processes_of, role_pids
+from tests.system.launching import SMALL_PEN, Launched, kill, processes_of, role_pids
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -69,6 +70,52 @@ def test_every_role_is_killed_in_turn_and_the_run_goes_on_to_its_budget(start: S
     assert summary["env_steps"] == budget
     assert summary["unaccounted_steps"] == 0
     assert summary["evaluations_missed"] == 0
+    examined = launcher("doctor", run.run_dir)
+    assert examined.returncode == 0, examined.stdout
+
+
+def forgetful_server(folder: Path) -> tuple[Path, Path]:
+    """A Redis that once, when told so, starts with a shorter append-only file, as after a crash of its machine.
+
+    Returns:
+        The program; and the file into which to write by how many bytes. It is renamed once it is done.
+    """
+    forget, program = folder / "forget", folder / "forgetful-redis"
+    program.write_text(
+        f"""#!/bin/sh
+for word; do
+  if [ "$previous" = --dir ]; then data=$word; fi
+  previous=$word
+done
+if [ -e {forget} ]; then
+  truncate -s -"$(cat {forget})" "$(ls -t "$data"/appendonlydir/*.incr.aof | head -n 1)"
+  mv {forget} {forget}.done
+fi
+exec {find_server()} "$@"
+""",
+        encoding="utf-8",
+    )
+    program.chmod(0o700)
+    return program, forget
+
+
+def test_what_redis_forgets_in_a_crash_is_sent_again_and_the_budget_is_met_exactly(
+    start: Start, tmp_path: Path
+) -> None:
+    program, forget = forgetful_server(tmp_path)
+    run = start(*SMALL_PEN, "--num-env-steps", "4000", "--replay.server-path", str(program))
+    run.wait_until(lambda s: s.env_steps >= 1_000)
+    forget.write_text("150000", encoding="utf-8")  # two messages and more of 200 steps
+    kill(run.processes()["redis"].pid)
+    assert run.wait() == 0, run.output + run.logs()
+    assert not forget.exists()
+    assert "sent again" in run.logs()
+    summary = run.summary()
+    assert (summary["status"], summary["env_steps"]) == ("finished", 4000)
+    assert (summary["unaccounted_steps"], summary["evaluations_missed"]) == (0, 0)
+    versions = [e["policy_version"] for e in summary["evaluations"]]
+    assert len(versions) == 6  # untrained, offline, one each 1,000 steps
+    assert versions == sorted(set(versions))
     examined = launcher("doctor", run.run_dir)
     assert examined.returncode == 0, examined.stdout
 

@@ -84,8 +84,8 @@ class Belongings:
                         if inode in all_listening:
                             sockets[inode] = all_listening[inode]
                 for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
-                    if "/dev/shm/" in line:
-                        shared.add(Path(line[line.index("/dev/shm/") :].removesuffix(" (deleted)")))
+                    if "/dev/shm/" in line and not line.endswith(" (deleted)"):  # else it ends with its processes
+                        shared.add(Path(line[line.index("/dev/shm/") :]))
         return Belongings(processes, sockets, shared)
 
     def left(self) -> list[str]:
