@@ -31,7 +31,7 @@ from replay_service.config import RunConfig
 from replay_service.config_file import load_role_config, load_run_config
 from replay_service.errors import USER_ERROR_EXIT_CODE, CheckpointError, UserError
 
-_FIRST_SEED = 2_000_000
+FIRST_SEED = 2_000_000
 """Of starts that neither actors nor the evaluator play."""
 
 Act = Callable[[Tensor], Tensor]
@@ -136,7 +136,7 @@ def main() -> int:
         return USER_ERROR_EXIT_CODE
     environment = make_environment(run.env, max_episode_steps=run.environment.max_episode_steps)
     for name, act in players(state, arguments.samples).items():
-        episodes = [play(environment, act, _FIRST_SEED + index) for index in range(arguments.episodes)]
+        episodes = [play(environment, act, FIRST_SEED + index) for index in range(arguments.episodes)]
         solved = np.mean([episode.successes[-1] for episode in episodes])
         met = np.mean([episode.successes.any() for episode in episodes])
         print(f"{name}: {solved:.0%} at the last step, {met:.0%} at any step", flush=True)
