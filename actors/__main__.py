@@ -88,7 +88,7 @@ def _run_pool(arguments: argparse.Namespace) -> int:
 
     def actor_main(actor_id: int, replaces_crashed: bool) -> None:
         die_with_parent(pool_pid)
-        child_stop = StopSignal()
+        child_stop = StopSignal(twice_at_once=False)  # a terminal or systemd tells the group, and then the pool does
         child_stop.install()
         configure_logging(f"actor-{actor_id}", _log_path(arguments.log_dir, f"actor-{actor_id}"))
         actor = Actor(

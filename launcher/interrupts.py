@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -16,9 +18,10 @@ class Interrupts:
         self.count = 0
 
     def install(self) -> None:
-        """Catch SIGINT, SIGTERM and SIGHUP from now on."""
+        """Catch SIGINT, SIGTERM and SIGHUP from now on; under `nohup` a closed terminal stays unnoticed."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1
@@ -26,6 +29,20 @@ class Interrupts:
             _leave_closed_terminal()
         if self.count >= 2 and number == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def keeping_hangups_from_children() -> Iterator[None]:
+    """Start processes inside of this that a closed terminal must not end.
+
+    A shell tells its whole job of a closed terminal, whose processes must outlive the orderly end that this one then
+    begins. They inherit the block, which this process gives up again.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_closed_terminal() -> None:

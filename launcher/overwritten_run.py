@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 from launcher.run_directory import RunDirectory
@@ -11,7 +12,6 @@ from replay_service.connection import FAREWELL_ERRORS, RedisEndpoint, connect, p
 from replay_service.errors import UserError
 from replay_service.keys import Keys
 
-_KEYS_A_ROUND_TRIP = 500
 _LEFT_ALONE: tuple[type[Exception], ...] = (*FAREWELL_ERRORS, UserError)
 
 _log = logging.getLogger(__name__)
@@ -33,12 +33,14 @@ def delete_from_redis(aside: Path) -> None:
             return
         client = connect(RedisEndpoint.from_url(run.redis_url, password_from_environment()))
         try:
-            found = list(client.scan_iter(match=Keys(run_id).pattern(), count=_KEYS_A_ROUND_TRIP))
-            for first in range(0, len(found), _KEYS_A_ROUND_TRIP):
-                client.delete(*(name.decode() for name in found[first : first + _KEYS_A_ROUND_TRIP]))
+            # By their names: a user that has only what a run needs may not list keys.
+            keys = Keys(run_id)
+            actors = [keys.actor(int(index)) for index in client.smembers(keys.actors) if index.isdigit()]
+            found = client.delete(*keys.fixed, *actors)
         finally:
             client.close()
     except _LEFT_ALONE as error:
         _log.warning("the overwritten run %r stays in its Redis: %s", run_id, error)
+        print(f"warning: the overwritten run {run_id!r} stays in its Redis: {error}", file=sys.stderr)
     else:
-        _log.info("deleted %d keys of the overwritten run %r from its Redis", len(found), run_id)
+        _log.info("deleted %d keys of the overwritten run %r from its Redis", found, run_id)

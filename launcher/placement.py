@@ -29,6 +29,7 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from launcher.capacity import Node
+from launcher.interrupts import keeping_hangups_from_children
 from launcher.learner_node import LearnerNode, NotedNode, checkpoints_in
 from launcher.program import RoleProgram
 from launcher.run_directory import RunDirectory
@@ -200,13 +201,14 @@ class RolePlacement:
                         "in RAY_AUTH_TOKEN_PATH here too"
                     ) from error
             else:
-                ray.init(
-                    address="local",
-                    num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    **quiet,
-                )
+                with keeping_hangups_from_children():
+                    ray.init(
+                        address="local",
+                        num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
+                        include_dashboard=False,
+                        object_store_memory=_OBJECT_STORE_BYTES,
+                        **quiet,
+                    )
         self.home = _own_address()
 
     def shutdown(self) -> None:

@@ -215,6 +215,8 @@ def down(run: Path | None = None, /) -> int:
         print(f"{directory.path} is not running")
         return 0
     try:
+        if not directory.ready.exists():
+            raise RunDirectoryError("it is still starting")  # and would forget what it is asked through Redis
         client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
         store = RunStateStore(client, Keys(load_run_config(directory.config).run_id))
         store.read()

@@ -100,6 +100,12 @@ class RunDirectory:
             return None
         return None
 
+    def write_config(self, text: str) -> None:
+        """Put the resolved configuration, which holds no secrets, in the place of what is there."""
+        partial = self.config.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.config)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the directory for this process; the lock ends with the process, however it ends.

@@ -6,7 +6,6 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 
@@ -32,6 +31,7 @@ from replay_service.connection import (
     FAREWELL_ERRORS,
     PASSWORD_VARIABLE,
     TRANSIENT_ERRORS,
+    URL_VARIABLE,
     RedisEndpoint,
     check,
     connect,
@@ -55,14 +55,25 @@ def resolve_environment(run: RunConfig) -> EnvironmentConfig:
 
     Raises:
         EnvironmentUnknown: there is no such environment, or its spaces are not flat boxes.
+        ConfigError: the configuration names another shape than the environment's own.
     """
     task = find_task(run.env)
     if task is not None:
-        return EnvironmentConfig(
+        found = EnvironmentConfig(
             max_episode_steps=run.environment.max_episode_steps or task.max_episode_steps,
             observation_dim=task.observation_dim,
             action_dim=task.action_dim,
         )
+    else:
+        found = _ask_environment(run)
+    for name in ("observation_dim", "action_dim", "action_low", "action_high"):
+        named, own = getattr(run.environment, name), getattr(found, name)
+        if named and named != own:
+            raise ConfigError(f"environment.{name}: {run.env} itself has {own or 'none'}, got {named}: leave it out")
+    return found
+
+
+def _ask_environment(run: RunConfig) -> EnvironmentConfig:
     from actors.environment import make_environment  # MuJoCo and gymnasium take half a second to load
 
     environment = make_environment(run.env, max_episode_steps=run.environment.max_episode_steps)
@@ -261,7 +272,9 @@ class Run:
             is_embedded = not self._config.run.redis_url
             return (role_endpoint(self._endpoint, program.role) if is_embedded else self._endpoint).environment()
         password = _password()
-        return {PASSWORD_VARIABLE: password} if password else {}
+        # Ray's workers inherit this process's environment; the run's setting wins over what is exported there.
+        named = {URL_VARIABLE: self._config.run.redis_url}
+        return named | ({PASSWORD_VARIABLE: password} if password else {})
 
     def _count_restart(self, name: str) -> None:
         if name == "learner" and self._state is not None:
@@ -300,7 +313,7 @@ class Run:
 
     def _adopt(self, config: ExperimentConfig) -> None:
         self._config = config
-        write_config(config, self._directory)
+        self._directory.write_config(config.to_toml())
 
     def _read(self) -> Snapshot | None:
         if self._reader is None:
@@ -343,11 +356,3 @@ class Run:
             act()
         except FAREWELL_ERRORS as error:
             _log.warning("Redis: %s", error)
-
-
-def write_config(config: ExperimentConfig, directory: RunDirectory) -> Path:
-    """Write the resolved configuration; it holds no secrets."""
-    partial = directory.config.with_suffix(".partial")
-    partial.write_text(config.to_toml(), encoding="utf-8")
-    partial.replace(directory.config)
-    return directory.config

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from launcher.experiment import ExperimentConfig
 from launcher.run_directory import RestartBehavior
+from launcher.unfailing_console import UnfailingConsole
 from replay_service.errors import FAILURE_EXIT_CODE, USER_ERROR_EXIT_CODE, AwacError, UserError
 
 if TYPE_CHECKING:
@@ -89,17 +89,19 @@ def _hold_and_run(resolved: ExperimentConfig, prepared: Prepared, *, wants_detac
     from launcher.experiment import refuse_changes
     from launcher.overwritten_run import delete_from_redis
     from launcher.run_settings import changed_settings
-    from launcher.up import Run, write_config
+    from launcher.up import Run
 
     directory = prepared.run
-    console, changes = Console(), ""
+    console, changes, has_begun = UnfailingConsole(), "", False
+    before = directory.config.read_text(encoding="utf-8") if prepared.resumes else ""
     with directory.held():
+        directory.ready.unlink(missing_ok=True)  # until this session's Redis is open, `launcher down` asks by signal
         if prepared.resumes:
             refuse_changes(_saved(directory.config), resolved)
             changes = changed_settings(directory.config, resolved)
             if changes:
                 print(f"resumed with other settings than before: {changes}", file=sys.stderr)
-        write_config(resolved, directory)
+        directory.write_config(resolved.to_toml())
         latest = run_directory.remember_latest(directory.path)
         if wants_detaching:
             from launcher.detached import detach
@@ -109,12 +111,14 @@ def _hold_and_run(resolved: ExperimentConfig, prepared: Prepared, *, wants_detac
                 if code == USER_ERROR_EXIT_CODE and not prepared.resumes:
                     run_directory.forget_unstarted(prepared, latest)
                 return code
-            console = Console()
+            console = UnfailingConsole()
         _log_to(directory.logs / "launcher.log")
         if changes:
             logging.getLogger(__name__).warning("resumed with other settings than before: %s", changes)
 
         def begun() -> None:
+            nonlocal has_begun
+            has_begun = True
             if prepared.deletes and prepared.aside is not None:
                 delete_from_redis(prepared.aside)
             prepared.begun()
@@ -123,6 +127,8 @@ def _hold_and_run(resolved: ExperimentConfig, prepared: Prepared, *, wants_detac
         try:
             status = run.execute()
         except UserError:
+            if prepared.resumes and not has_begun:
+                directory.write_config(before)
             if not prepared.resumes and not wants_detaching:  # else the one in the terminal does, once it has read why
                 run_directory.forget_unstarted(prepared, latest)
             raise

@@ -25,6 +25,9 @@ from replay_service.connection import RedisEndpoint
 from replay_service.errors import ConfigError
 from replay_service.process import StopSignal, configure_logging, die_with_launcher, run_role
 
+_STOPPED_EXIT_CODE = 143
+"""128 + SIGTERM."""
+
 
 def choose_device(name: str) -> torch.device:
     """'auto' takes a CUDA GPU when there is one.
@@ -53,7 +56,8 @@ def main() -> int:
     parser.add_argument(
         "--exit-when-finished",
         action="store_true",
-        help="end with code 0 once the budget is done and judged, as a batch job should; default: wait for SIGTERM",
+        help="as a batch job should: end with code 0 once the budget is done and judged, and with 143 when stopped "
+        "before that; default: wait for SIGTERM, and end with code 0",
     )
     arguments = parser.parse_args()
     configure_logging("learner")
@@ -70,8 +74,9 @@ def main() -> int:
             device=choose_device(arguments.device),
             stop=stop,
         )
-        Learner(session, exit_when_finished=arguments.exit_when_finished).run()
-        return 0
+        is_done = Learner(session, exit_when_finished=arguments.exit_when_finished).run()
+        # A scheduler that takes the machine away must not take the job for done.
+        return _STOPPED_EXIT_CODE if arguments.exit_when_finished and not is_done else 0
 
     return run_role(work)
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -84,8 +85,17 @@ class RestoreProof:
 class CheckpointStore:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, *, spec: ExperienceSpec, config: LearnerConfig) -> None:
+    def __init__(self, folder: Path, *, spec: ExperienceSpec, config: LearnerConfig, run_id: str = "") -> None:
+        """Name the folder and what fits it.
+
+        Args:
+            folder: is made by the first checkpoint.
+            spec: of the run's environment.
+            config: of the learner.
+            run_id: of the run; checkpoints that name another are refused. '' takes any.
+        """
         self._folder = folder
+        self._run_id = run_id
         self._shape: dict[str, Any] = json.loads(
             json.dumps({"spec": asdict(spec), **{name: getattr(config, name) for name in SHAPING_SETTINGS}})
         )
@@ -111,6 +121,7 @@ class CheckpointStore:
         partial.mkdir(parents=True)
         manifest = {
             "format": _FORMAT,
+            "run_id": self._run_id,
             "shape": self._shape,
             "progress": asdict(progress),
             "device_type": state.generator.device.type,
@@ -138,7 +149,8 @@ class CheckpointStore:
             The progress, or None when there is no checkpoint at all.
 
         Raises:
-            CheckpointError: there are checkpoints but none is sound, or the newest was made by another configuration.
+            CheckpointError: there are checkpoints but none is sound, or the newest was made by another configuration
+                or another run.
         """
         candidates = self._newest_first()
         problems: list[str] = []
@@ -171,6 +183,12 @@ class CheckpointStore:
             raise _Damaged(f"{type(error).__name__}: {error}") from error
         if manifest.get("format") != _FORMAT:
             raise CheckpointError(f"{folder}: expected checkpoint format {_FORMAT}, got {manifest.get('format')}")
+        owner = manifest.get("run_id", "")
+        if owner and self._run_id and owner != self._run_id:
+            raise CheckpointError(
+                f"{folder} is of run {owner!r}, this is run {self._run_id!r}: move {self._folder} away on "
+                f"{socket.gethostname()}, or delete it if that run is not wanted any more"
+            )
         # A setting that is younger than the checkpoint is missing there, which stands for None.
         changed = sorted(name for name in {*shape, *self._shape} if shape.get(name) != self._shape.get(name))
         if changed:

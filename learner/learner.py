@@ -39,8 +39,11 @@ class Learner:
         self._stop = session.stop
         self._exit_when_finished = exit_when_finished
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Work until the budget is done and, unless told to exit then, a stop is asked for.
+
+        Returns:
+            Whether it ended because the budget is done and judged.
 
         Raises:
             CheckpointError: the run has made progress that no sound checkpoint holds.
@@ -56,7 +59,7 @@ class Learner:
         address = serve_metrics(session.registry, run.metrics_host)
         seeded = wait_for_seed(session)
         if seeded is None:
-            return
+            return False
         patience.until_answered(lambda: check_spec(session.client, session.keys, run.spec, who="the learner"))
         patience.until_answered(lambda: session.run_state.publish_endpoint(PROCESS_NAME, address))
         progress = restore(session)
@@ -70,24 +73,28 @@ class Learner:
                 phases.fine_tune_in_turns(turns)
             else:
                 phases.fine_tune()
-        self._finish(progress, phases.upkeep)
+        return self._finish(progress, phases.upkeep)
 
-    def _finish(self, progress: Progress, upkeep: Upkeep) -> None:
+    def _finish(self, progress: Progress, upkeep: Upkeep) -> bool:
         session = self.session
         if progress.phase is not Phase.FINISHED and progress.phase is not Phase.SEEDING:
             upkeep.sync()  # so that the summary and the last checkpoint name the same step
             upkeep.checkpoint()
         upkeep.report()
+        is_done = False
         while not self._stop.wait(_FINISHED_POLL_S):  # finished: metrics stay up until the launcher ends the run
+            session.waits.add("end", _FINISHED_POLL_S)
             upkeep.publish_what_redis_lost()
             if self._exit_when_finished and session.patience.until_answered(self._is_all_judged):
                 # No launcher is there to say it; the replay service writes it into the summary.
                 session.patience.until_answered(lambda: session.run_state.set_final_status("finished"))
+                is_done = True
                 break
         try:
             session.run_state.withdraw_endpoint(PROCESS_NAME)
         except FAREWELL_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
+        return is_done
 
     def _is_all_judged(self) -> bool:
         return not self.session.run_state.read().evaluations_waiting

@@ -91,7 +91,7 @@ class Session:
             waits=waits,
             registry=registry,
             metrics=metrics,
-            checkpoints=CheckpointStore(checkpoint_dir, spec=run.spec, config=config),
+            checkpoints=CheckpointStore(checkpoint_dir, spec=run.spec, config=config, run_id=run.run_id),
             state=state,
             publisher=Publisher(run, config, state, channel=channel, metrics=metrics),
         )

@@ -121,6 +121,15 @@ class Keys:
         """Hash: process name -> which process plays that role, see `process_identity.py`."""
         return self._key("processes")
 
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """All keys of the run but those of single actors."""
+        return (
+            *self.state, self.seed, self.seed_info, self.online, self.quarantine, self.weights, self.publications,
+            self.evaluation_requests, self.evaluations, self.learner_reports, self.actors, self.endpoints,
+            self.processes,
+        )  # fmt: skip
+
     def actor(self, actor_id: int) -> str:
         """Hash of one actor: epoch, next sequence, ledger, lease, last seen."""
         return self._key(f"actor:{actor_id}")

@@ -51,10 +51,16 @@ _log = logging.getLogger(__name__)
 
 
 class StopSignal:
-    """Becomes true at SIGTERM or SIGINT; the second one ends the process at once."""
+    """Becomes true at SIGTERM or SIGINT; the second one ends the process at once.
 
-    def __init__(self) -> None:
+    Args:
+        twice_at_once: False where one request may come twice, as to a child whose whole group is told: whoever wants
+            it gone sends SIGKILL.
+    """
+
+    def __init__(self, *, twice_at_once: bool = True) -> None:
         self._event = threading.Event()
+        self._twice_at_once = twice_at_once
 
     def install(self) -> None:
         """Catch SIGTERM and SIGINT in this process (main thread only)."""
@@ -75,7 +81,7 @@ class StopSignal:
         return self._event.wait(seconds)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
+        if self._event.is_set() and self._twice_at_once:
             os._exit(128 + number)
         self._event.set()
 

@@ -164,8 +164,12 @@ class RunStateStore:
         self._client = client
         self._keys = keys
 
-    def initialise(self, config: RunConfig) -> bool:
+    def initialise(self, config: RunConfig, *, keep_stop: bool = False) -> bool:
         """Create the run's state, or check that an existing one fits; its budget and limiter take the new settings.
+
+        Args:
+            config: of the run.
+            keep_stop: leave a stop that was asked for, as after a crash within a session.
 
         Returns:
             Whether the state existed already (the run is being resumed).
@@ -195,7 +199,8 @@ class RunStateStore:
             },
         )
         self._client.hsetnx(self._keys.run, "phase", Phase.SEEDING.value)
-        self._client.hdel(self._keys.run, "stop_requested", "final_status")
+        if not keep_stop:
+            self._client.hdel(self._keys.run, "stop_requested", "final_status")
         return not created
 
     def exists(self) -> bool:

@@ -116,6 +116,11 @@ def load_seed_data(run: RunConfig) -> OfflineDataset | None:
     return load_dataset(sources, spec=run.spec, action_bounds=bounds) if sources else None
 
 
+def _is_restarted() -> bool:
+    """Whether this process stands in for one that crashed in the same session."""
+    return os.environ.get(RESTARTED_VARIABLE) == "1"
+
+
 class ReplayService:
     """The process. `run` is startup, main loop, shutdown."""
 
@@ -158,8 +163,7 @@ class ReplayService:
             _log.info("using Redis %s at %s", check(endpoint), endpoint.url)
         else:
             # Whoever was started before a crash of this process waits at the old port; after a whole start nobody does.
-            restarted = os.environ.get(RESTARTED_VARIABLE) == "1"
-            self._redis = self._start_redis(self._previous_endpoint(), keep_port=restarted)
+            self._redis = self._start_redis(self._previous_endpoint(), keep_port=_is_restarted())
             endpoint = self._redis.endpoint
         endpoint.save(self._files.connection)
         return endpoint if self._redis is None else role_endpoint(endpoint, Role.REPLAY)
@@ -182,6 +186,12 @@ class ReplayService:
 
     def _serve(self, client: RedisClient, endpoint: RedisEndpoint) -> None:
         state = self._state = RunStateStore(client, self._keys)
+        owner = self._files.opened.read_text(encoding="utf-8") if self._was_open else ""
+        if owner not in ("", self._run.run_id):
+            raise RunDirectoryError(
+                f"{self._files.run_dir} is of run {owner!r}, and the configuration names run {self._run.run_id!r}: "
+                "give that one a directory of its own (on Kubernetes: a volume)"
+            )
         patiently = self._patience.until_answered
         if self._was_open and patiently(state.exists) is False:
             raise RunDirectoryError(
@@ -191,10 +201,10 @@ class ReplayService:
         if not self._was_open and not self._files.opening.exists() and patiently(state.exists):
             raise RunDirectoryError(another_run(self._run.run_id))
         self._files.opening.touch()
-        resumed = patiently(lambda: state.initialise(self._run))
+        resumed = patiently(lambda: state.initialise(self._run, keep_stop=_is_restarted()))
         if resumed is None:
             return  # asked to stop while Redis did not answer
-        self._files.opened.touch()
+        self._files.opened.write_text(self._run.run_id, encoding="utf-8")
         self._publish_redis()
         reports = Reports(client, self._keys)
         identity = RunIdentity(self._run.run_id, self._run.env, self._run.preset, self._run.seed)

@@ -11,7 +11,7 @@ from replay_service.outage import OUTAGE_REASONS
 
 ROLE_REASONS: Mapping[str, tuple[str, ...]] = {
     "replay": ("disk",),
-    "learner": ("experience", "seed", "disk"),
+    "learner": ("experience", "seed", "disk", "end"),
     "actor": ("phase", "limiter", "turn", "budget", "weights"),
     "evaluator": (),
 }

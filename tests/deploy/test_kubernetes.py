@@ -233,6 +233,15 @@ class TestWithoutRay:
         roles = find(documents, "NetworkPolicy", "roles")["spec"]
         assert [port["port"] for rule in roles["ingress"] for port in rule["ports"]] == [9465]
 
+    def test_whoever_is_named_a_server_by_name_may_ask_for_its_address(self, build: Build) -> None:
+        names = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+        for policy in (
+            find(build("base"), "NetworkPolicy", "roles"),
+            find(build("kuberay/job"), "NetworkPolicy", "ray"),
+        ):
+            allowed = [port for rule in policy["spec"]["egress"] if names in rule["to"] for port in rule["ports"]]
+            assert {(port["protocol"], port["port"]) for port in allowed} == {("UDP", 53), ("TCP", 53)}
+
 
 class TestSecrets:
     def test_none_is_in_the_repository(self) -> None:

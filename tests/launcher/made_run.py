@@ -8,7 +8,6 @@ from pathlib import Path
 
 from launcher.experiment import ExperimentConfig
 from launcher.run_directory import RunDirectory
-from launcher.up import write_config
 from replay_service.config import RunConfig
 from replay_service.connection import connect
 from replay_service.datasets import OfflineDataset
@@ -26,7 +25,7 @@ def made_run(path: Path, config: ExperimentConfig) -> Iterator[tuple[RunDirector
     """Make the directory and start its Redis; the server is stopped, and its data stay, when the block ends."""
     path.mkdir()
     directory = RunDirectory(path)
-    write_config(config, directory)
+    directory.write_config(config.to_toml())
     server = EmbeddedRedis.start(path / "redis", server=find_server(), max_memory_mb=512)
     server.endpoint.save(directory.connection)
     client = connect(server.endpoint)

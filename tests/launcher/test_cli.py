@@ -29,6 +29,11 @@ MISTAKES = {
     "missing config file": (["--config", "/no/such.toml"], r"cannot read the configuration file /no/such.toml"),
     "unknown behaviour": (["--restart-behavior", "maybe"], r"\"maybe\".*resume.*restart.*overwrite"),
     "nothing to resume": (["--run-dir", "/no/such/run", "--restart-behavior", "resume"], r"holds no run"),
+    "another shape than the task's": (
+        ["--environment.observation-dim", "7"],
+        r"observation_dim: pen itself has 45, got 7",
+    ),
+    "bounds of its own": (["--environment.action-low", "-2"], r"action_low: pen itself has none, got \(-2.0,\)"),
     "none beside data": (["--dataset", "none", "--dataset", "x"], r"'none' cannot stand beside"),
 }
 

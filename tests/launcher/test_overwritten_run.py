@@ -10,6 +10,7 @@ import pytest
 from launcher.experiment import ExperimentConfig
 from launcher.overwritten_run import delete_from_redis
 from launcher.run_directory import RunDirectory
+from replay_service.access import OWN_REDIS_RULES
 from replay_service.config import RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, RedisEndpoint
 from replay_service.keys import Keys
@@ -20,6 +21,7 @@ from replay_service.run_state import RunStateStore, is_in_redis
 def put(redis_client: RedisClient, run: RunConfig, folder: Path) -> None:
     RunStateStore(redis_client, Keys(run.run_id)).initialise(run)
     redis_client.hset(Keys(run.run_id).actor(3), "epoch", 1)
+    redis_client.sadd(Keys(run.run_id).actors, 3)
     folder.mkdir()
     RunDirectory(folder).config.write_text(ExperimentConfig(run=run).to_toml(), encoding="utf-8")
 
@@ -36,9 +38,24 @@ def test_its_keys_are_deleted_and_no_others(
     put(redis_client, other, tmp_path / "other")
     delete_from_redis(tmp_path / "old")
     assert list(redis_client.scan_iter(match=Keys(old.run_id).pattern(), count=100)) == []
-    assert len(list(redis_client.scan_iter(match=Keys(other.run_id).pattern(), count=100))) == 2
+    assert len(list(redis_client.scan_iter(match=Keys(other.run_id).pattern(), count=100))) == 3
     assert not is_in_redis(redis_endpoint, Keys(old.run_id))
     assert is_in_redis(redis_endpoint, Keys(other.run_id))
+
+
+def test_a_user_with_no_more_rights_than_a_run_needs_can_do_it(
+    redis_client: RedisClient, redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    redis_client.execute_command("ACL", "SETUSER", "limited", "on", ">secret", *OWN_REDIS_RULES.split())
+    try:
+        monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
+        address = redis_endpoint.url.rpartition("@")[2]
+        put(redis_client, replace(run_config, redis_url=f"redis://limited@{address}"), tmp_path / "old")
+        delete_from_redis(tmp_path / "old")
+        assert list(redis_client.scan_iter(match=Keys(run_config.run_id).pattern(), count=100)) == []
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "limited")
 
 
 def test_a_redis_that_is_gone_is_told_and_hinders_nothing(

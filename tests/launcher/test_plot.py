@@ -14,7 +14,6 @@ from launcher import cli
 from launcher.experiment import ExperimentConfig, LauncherConfig
 from launcher.plot import Reference, parse_reference
 from launcher.run_directory import RunDirectory
-from launcher.up import write_config
 from learner.config import LearnerConfig
 from replay_service.config import ReplayConfig, RunConfig
 from replay_service.errors import ConfigError
@@ -99,7 +98,7 @@ def make_configured_runs(folder: Path, *configs: ExperimentConfig) -> list[str]:
     """The first runs of `make_runs`, each with the configuration that `launcher up` would write."""
     runs = make_runs(folder)[: len(configs)]
     for run, config in zip(runs, configs, strict=True):
-        write_config(config, RunDirectory(Path(run)))
+        RunDirectory(Path(run)).write_config(config.to_toml())
     return runs
 
 

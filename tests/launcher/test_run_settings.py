@@ -10,7 +10,6 @@ import pytest
 from launcher.experiment import ExperimentConfig
 from launcher.run_directory import RunDirectory
 from launcher.run_settings import OF_THE_EVALUATION, OF_THE_MACHINE, describe_differences, read_settings
-from launcher.up import write_config
 from learner.config import LearnerConfig
 from replay_service.config import RunConfig
 from replay_service.errors import ConfigError
@@ -18,7 +17,9 @@ from replay_service.errors import ConfigError
 
 def settings_of(config: ExperimentConfig, folder: Path) -> dict[str, object]:
     folder.mkdir()
-    return read_settings(write_config(config, RunDirectory(folder)))
+    directory = RunDirectory(folder)
+    directory.write_config(config.to_toml())
+    return read_settings(directory.config)
 
 
 @pytest.mark.parametrize("pattern", [*OF_THE_MACHINE, *OF_THE_EVALUATION])

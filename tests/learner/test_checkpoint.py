@@ -130,6 +130,18 @@ class TestRestore:
         assert store_in(tmp_path).restore(fresh_state()) == progress_at(8)
 
 
+class TestOwner:
+    def test_checkpoints_of_another_run_are_refused_and_left_alone(self, tmp_path: Path) -> None:
+        def store(run_id: str) -> CheckpointStore:
+            return CheckpointStore(tmp_path, spec=SPEC, config=CONFIG, run_id=run_id)
+
+        folder = store("first").save(train(fresh_state(), 5), progress_at(5))
+        with pytest.raises(CheckpointError, match=r"is of run 'first', this is run 'second': move .* away"):
+            store("second").restore(fresh_state())
+        assert folder.exists()
+        assert store("first").restore(fresh_state()) == progress_at(5)
+
+
 class TestProof:
     def test_names_every_part_of_the_state_and_is_left_for_the_doctor(self, tmp_path: Path) -> None:
         store_in(tmp_path).save(train(fresh_state(), 5), replace(progress_at(5), stream_position=60))

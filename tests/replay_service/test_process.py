@@ -150,6 +150,18 @@ sys.stdin.readline()
             process.send_signal(number)
             assert process.wait(timeout=60) == 128 + number
 
+    def test_a_child_that_is_asked_twice_ends_in_order_all_the_same(self) -> None:
+        with python(self.PROGRAM.replace("StopSignal()", "StopSignal(twice_at_once=False)")) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.terminate()
+            assert process.stdout.readline() == "asked True\n"
+            process.terminate()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.wait(timeout=60) == 0
+
     def test_a_process_that_was_asked_can_end_in_order(self) -> None:
         with python(self.PROGRAM) as process:
             assert process.stdin is not None

@@ -167,3 +167,13 @@ def test_a_band_wider_than_the_run_begins_at_zero(state: RunStateStore, redis_cl
 def test_a_field_that_holds_something_else_is_named(field: str, written: bytes) -> None:
     with pytest.raises(DamagedState, match=rf"{field} holds b"):
         RunState.from_hash({field.encode(): written})
+
+
+def test_a_stop_that_was_asked_for_outlives_a_crash_of_the_service_but_not_the_session(
+    state: RunStateStore, run_config: RunConfig
+) -> None:
+    state.request_stop("launcher down")
+    state.initialise(run_config, keep_stop=True)
+    assert state.read().stop_requested == "launcher down"
+    state.initialise(run_config)
+    assert state.read().stop_requested == ""

@@ -218,6 +218,12 @@ class TestProcess:
             assert code == 2, errors
             assert "Redis no longer has its data" in errors
 
+    def test_a_directory_of_another_run_is_refused_by_both_names(self, serve: Serve) -> None:
+        stop(serve())
+        code, errors = end_of(serve(CONFIG.replace("service-test", "another")))
+        assert code == 2, errors
+        assert "is of run 'service-test', and the configuration names run 'another'" in errors
+
     def test_a_new_run_directory_does_not_take_over_a_run_that_redis_holds(
         self, serve: Serve, files: ServiceFiles, redis_endpoint: RedisEndpoint, redis_client: RedisClient,
         run_config: RunConfig, monkeypatch: pytest.MonkeyPatch,

@@ -168,6 +168,7 @@ def test_data_that_vanished_from_redis_are_an_error_not_a_fresh_start(start: Sta
     again = start("--restart-behavior", "resume", "--num-env-steps", "2000")
     assert again.wait(90) == 2, again.output
     assert "Redis no longer has its data" in again.output
+    assert "num_env_steps = 800" in (run.run_dir / "config.toml").read_text(encoding="utf-8")  # nothing was changed
 
 
 def test_ctrl_c_twice_ends_at_once_and_leaves_a_run_that_resumes(start: Start) -> None:
@@ -212,7 +213,12 @@ def test_a_redis_of_the_users_own_with_a_password(start: Start, tmp_path: Path) 
         assert not (wrong.run_dir / "config.toml").exists()
 
         run = start(
-            *SMALL_PEN, "--num-env-steps", "600", "--redis-url", url, environment={"AWAC_REDIS_PASSWORD": password}
+            *SMALL_PEN,
+            "--num-env-steps",
+            "600",
+            "--redis-url",
+            url,
+            environment={"AWAC_REDIS_PASSWORD": password, "AWAC_REDIS_URL": "redis://127.0.0.1:1"},
         )
         assert run.wait() == 0, run.output + run.logs()
         run_id = run.summary()["run_id"]

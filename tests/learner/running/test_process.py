@@ -25,7 +25,9 @@ from tests.learner.running.driving import (
 
 
 class TestProcess:
-    def start(self, run: RunConfig, endpoint: RedisEndpoint, folder: Path, **learner: Any) -> subprocess.Popen[str]:
+    def start(
+        self, run: RunConfig, endpoint: RedisEndpoint, folder: Path, *options: str, **learner: Any
+    ) -> subprocess.Popen[str]:
         tables = {
             "env": run.env,
             "run_id": run.run_id,
@@ -37,7 +39,7 @@ class TestProcess:
         config.write_bytes(tomli_w.dumps(tables).encode())
         command = [sys.executable, "-m", "learner", "--config", str(config), "--device", "cpu"]
         return subprocess.Popen(
-            [*command, "--checkpoint-dir", str(folder / "checkpoints")],
+            [*command, "--checkpoint-dir", str(folder / "checkpoints"), *options],
             env={**os.environ, **endpoint.environment()},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -58,6 +60,20 @@ class TestProcess:
         assert process.returncode == 0, output
         manifest = json.loads((tmp_path / "checkpoints/step-000000000030/manifest.json").read_text())
         assert manifest["progress"]["phase"] == "online"
+
+    def test_a_batch_job_that_is_stopped_before_its_end_does_not_end_with_code_0(
+        self, seeded_state: RunStateStore, run_config: RunConfig, redis_endpoint: RedisEndpoint, tmp_path: Path,
+        wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        process = self.start(run_config, redis_endpoint, tmp_path, "--exit-when-finished")
+        try:
+            wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 143, output
+        assert list((tmp_path / "checkpoints").glob("step-*"))
 
     def test_ends_with_code_2_and_no_traceback_when_checkpoints_are_gone(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
