@@ -133,13 +133,17 @@ class TestPhases:
                 return plain_save(state, progress)
 
             def publish(
-                policy: PolicyWeights, *, evaluated: PolicyWeights | None = None, enter: Phase | None = None
+                policy: PolicyWeights,
+                *,
+                evaluated: PolicyWeights | None = None,
+                asked_before: PolicyWeights | None = None,
+                enter: Phase | None = None,
             ) -> None:
                 if enter is not None:
                     counters = seeded_state.read()
                     judged = None if evaluated is None else evaluated.version - policy.version
                     tape.append(("publish", enter, counters.grad_steps, judged))
-                plain_publish(policy, evaluated=evaluated, enter=enter)
+                plain_publish(policy, evaluated=evaluated, asked_before=asked_before, enter=enter)
 
             learner.session.checkpoints.save = save  # type: ignore[method-assign]
             learner.session.publisher._channel.publish = publish  # type: ignore[method-assign]
