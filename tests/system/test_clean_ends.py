@@ -127,7 +127,7 @@ def in_a_terminal(run_dir: Path, *options: str) -> tuple[Launched, int]:
     return Launched(process, run_dir, screen), master
 
 
-@pytest.mark.parametrize("end", ["ctrl-c", "SIGTERM", "down", "terminal closed", "SIGKILL"])
+@pytest.mark.parametrize("end", ["ctrl-c", "SIGTERM", "down", "terminal closed", "hangup of the job", "SIGKILL"])
 def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: str) -> None:
     options = (*SMALL_PEN, "--num-env-steps", "100000")
     if end == "terminal closed":
@@ -152,6 +152,8 @@ def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: 
             assert "stopped" in done.stdout
         elif end == "terminal closed":
             os.close(terminal)
+        elif end == "hangup of the job":  # as a shell whose terminal was closed: to all of its processes, Ray's too
+            os.killpg(run.process.pid, signal.SIGHUP)
         else:
             kill(run.process.pid)
         assert run.wait(120) == (-signal.SIGKILL if end == "SIGKILL" else 0), run.output
