@@ -36,7 +36,7 @@ def delete_from_redis(aside: Path) -> None:
             # By their names: a user that has only what a run needs may not list keys.
             keys = Keys(run_id)
             actors = [keys.actor(int(index)) for index in client.smembers(keys.actors) if index.isdigit()]
-            found = client.delete(*keys.fixed, *actors)
+            found = client.delete(*keys.but_single_actors(), *actors)
         finally:
             client.close()
     except _LEFT_ALONE as error:

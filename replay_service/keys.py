@@ -121,9 +121,8 @@ class Keys:
         """Hash: process name -> which process plays that role, see `process_identity.py`."""
         return self._key("processes")
 
-    @property
-    def fixed(self) -> tuple[str, ...]:
-        """All keys of the run but those of single actors."""
+    def but_single_actors(self) -> tuple[str, ...]:
+        """All keys of the run but the hashes of single actors."""
         return (
             *self.state, self.seed, self.seed_info, self.online, self.quarantine, self.weights, self.publications,
             self.evaluation_requests, self.evaluations, self.learner_reports, self.actors, self.endpoints,

@@ -44,8 +44,8 @@ def serve(request: pytest.FixtureRequest, registry: CollectorRegistry) -> Iterat
         if request.param == "metrics":
             return int(serve_metrics(registry, host).rpartition(":")[2])
         servers.append(DiscoveryServer(lambda: [], host=host, port=0))
-        servers[0].start()
-        return int(servers[0].address.rpartition(":")[2])
+        servers[-1].start()
+        return int(servers[-1].address.rpartition(":")[2])
 
     yield begin
     for server in servers:
@@ -74,12 +74,17 @@ def test_node_means_this_machine_s_address_in_its_cluster(
     serve, outside: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv(NODE_ADDRESS_VARIABLE, outside)
-    port = serve(listening_host("node"))
     path = "targets" if "discovery" in request.node.name else "metrics"
-    with urllib.request.urlopen(f"http://{outside}:{port}/{path}", timeout=30) as answer:
-        assert answer.status == 200
-    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=30):
-        pass
+    refused = 0
+    for _ in range(3):  # another program may have the same port on the loopback interface
+        port = serve(listening_host("node"))
+        with urllib.request.urlopen(f"http://{outside}:{port}/{path}", timeout=30) as answer:
+            assert answer.status == 200
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+        except ConnectionRefusedError:
+            refused += 1
+    assert refused >= 2
 
 
 def test_what_is_advertised_leads_to_the_machine(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,11 @@ def test_all_keys_of_a_run_are_distinct_and_share_its_hash_tag() -> None:
     assert all("{night}" in key for key in found)
 
 
+def test_none_is_left_out_where_all_are_deleted() -> None:
+    keys = Keys("night")
+    assert sorted(keys.but_single_actors()) == sorted(str(getattr(keys, name)) for name in PROPERTIES)
+
+
 def test_two_runs_share_no_key() -> None:
     assert not set(all_keys(Keys("night"))) & set(all_keys(Keys("night2")))
 

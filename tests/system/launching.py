@@ -86,6 +86,11 @@ class Launched:
         raise AssertionError(f"condition not met in {timeout_s} s; last state {state}\n{self.output}\n{self.logs()}")
 
 
+def hear_hangups() -> None:
+    """As below a user's shell; tests that were started under `nohup` have a closed terminal ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def launch(run_dir: Path, options: Sequence[str], environment: dict[str, str] | None = None) -> Launched:
     """Start `launcher up` with its output in a file, as in a pipe: no terminal."""
     output_path = run_dir.with_name(f"{run_dir.name}.{time.monotonic_ns()}.out")
@@ -99,6 +104,7 @@ def launch(run_dir: Path, options: Sequence[str], environment: dict[str, str] | 
             cwd=run_dir.parent,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
+            preexec_fn=hear_hangups,  # noqa: PLW1509 - one system call
         )
     return Launched(process, run_dir, output_path)
 

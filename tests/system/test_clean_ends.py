@@ -22,7 +22,7 @@ from launcher.run_directory import RunDirectory
 from replay_service.connection import RedisEndpoint
 from replay_service.process_identity import ProcessIdentity
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN, Launched, kill
+from tests.system.launching import SMALL_PEN, Launched, hear_hangups, kill
 
 pytestmark = [
     pytest.mark.system,
@@ -106,13 +106,18 @@ def assert_nothing_is_left(belongings: Belongings, run_dir: Path) -> None:
         pass  # refused when anybody still had the lock
 
 
+def take_terminal() -> None:
+    hear_hangups()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def in_a_terminal(run_dir: Path, *options: str) -> tuple[Launched, int]:
     """Start `launcher up` in a terminal of its own; returns the terminal's other end too."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "launcher", "up", "--run-dir", str(run_dir), *options],
         stdin=slave, stdout=slave, stderr=slave, text=True, cwd=run_dir.parent, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one system call
+        preexec_fn=take_terminal,  # noqa: PLW1509 - two system calls
     )  # fmt: skip
     os.close(slave)
     screen = run_dir.with_name("screen.out")
