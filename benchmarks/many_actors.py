@@ -56,7 +56,8 @@ def measure(actors: int) -> Found:
         waiting = [r.metrics["waiting_ratio"] for r in run.learner_reports() if began + 1.0 <= r.unix_seconds <= ended]
     seconds = ended - began
     return Found(
-        (last.env_steps - first.env_steps) / seconds,
+        # Admitted steps: with the band full of leases, stored ones still grow by what is on its way.
+        (last.env_steps + last.leased_steps - first.env_steps - first.leased_steps) / seconds,
         (last.online_grad_steps - first.online_grad_steps) / seconds,
         memory,
         100.0 * sum(waiting) / len(waiting),
