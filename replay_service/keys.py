@@ -24,7 +24,6 @@ All carry the hash tag `{<run_id>}`, so that a run stays in one slot of a Redis 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 
@@ -36,10 +35,6 @@ class Keys:
 
     def _key(self, name: str) -> str:
         return f"awac:{{{self.run_id}}}:{name}"
-
-    def pattern(self) -> str:
-        """What SCAN matches all keys of the run with, and no other."""
-        return re.sub(r"([\[\]*?\\])", r"\\\1", self._key("")) + "*"
 
     @property
     def run(self) -> str:

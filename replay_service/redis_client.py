@@ -6,7 +6,7 @@ return bytes (`connection.connect`), which these protocols say once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -70,9 +70,6 @@ class RedisClient(RedisCommands, Protocol):
 
     def delete(self, *names: str) -> int:
         """Remove keys."""
-
-    def scan_iter(self, *, match: str, count: int) -> Iterator[bytes]:
-        """Names of the keys that fit a pattern."""
 
     def xread(self, streams: Mapping[str, str], *, count: int | None = None, block: int | None = None
               ) -> list[tuple[bytes, list[StreamRecord]]]:  # fmt: skip
