@@ -33,7 +33,8 @@ from tests.replay_service.test_tls import OPENSSL, Authority
 
 FOLDER = images.ROOT / "deploy" / "kubernetes"
 VERSION = "1.36"
-WITHOUT_RAY = ("base", "overlays/cpu", "overlays/gpu", "overlays/tls")
+MONITORED = "overlays/monitored"  # made by `tree`
+WITHOUT_RAY = ("base", "overlays/cpu", "overlays/gpu", "overlays/tls", MONITORED)
 WITH_RAY = ("kuberay/cluster", "kuberay/job", "kuberay/gpu")
 ROLES = [role.value for role in Role]
 
@@ -65,6 +66,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Path
     copy = tmp_path_factory.mktemp("deploy") / "kubernetes"
     shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns("secrets", "tls.*", "ca.crt"))
     write_credentials(copy / "base" / "secrets", "pen-0")
+    lines = ["resources: [../cpu]", "components: [../../monitoring]"]
+    (copy / MONITORED).mkdir()
+    (copy / MONITORED / "kustomization.yaml").write_text("\n".join(lines))
     tls = copy / "overlays" / "tls" / "tls"
     tls.mkdir(exist_ok=True)
     certificate, key = authority.issue("redis", "DNS:redis,DNS:redis.awac.svc,IP:127.0.0.1")
@@ -129,7 +133,7 @@ def pod_templates(documents: list[Document]) -> list[Document]:
     return found
 
 
-@pytest.mark.parametrize("name", [*WITHOUT_RAY, *WITH_RAY])
+@pytest.mark.parametrize("name", [*WITHOUT_RAY, *WITH_RAY, "tools"])
 def test_every_object_fits_the_schemas(build: Build, name: str) -> None:
     documents = build(name)
     unknown = set()
@@ -138,8 +142,14 @@ def test_every_object_fits_the_schemas(build: Build, name: str) -> None:
             kubernetes_validate.validate(document, VERSION, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
             unknown.add(document["kind"])
-    (expected,) = unknown  # that of an operator; `TestKubeRay` looks at Ray's
-    assert expected in (("PodMonitor",) if name in WITHOUT_RAY else ("RayCluster", "RayJob"))
+    # Those of operators; `TestKubeRay` looks at Ray's.
+    assert unknown in (
+        ({"RayCluster"}, {"RayJob"})
+        if name in WITH_RAY
+        else ({"PodMonitor", "PrometheusRule"},)
+        if name == MONITORED
+        else (set(),)
+    )
     assert all(d["metadata"].get("namespace") == "awac" for d in documents)
 
 
@@ -150,7 +160,7 @@ def test_a_misspelt_field_would_be_found(build: Build) -> None:
         kubernetes_validate.validate(actor, VERSION, strict=True)
 
 
-@pytest.mark.parametrize("name", [*WITHOUT_RAY, *WITH_RAY])
+@pytest.mark.parametrize("name", [*WITHOUT_RAY, *WITH_RAY, "tools"])
 def test_no_pod_has_rights_that_it_does_not_need(build: Build, name: str) -> None:
     for template in pod_templates(build(name)):
         pod = template["spec"]
@@ -187,15 +197,48 @@ class TestWithoutRay:
         assert [re.sub(r"-\w{10}$", "", secret) for secret in secrets] == [f"awac-redis-{role}"]
 
     def test_the_metrics_port_is_that_of_the_image(self, build: Build) -> None:
-        documents = build("base")
+        documents = build(MONITORED)
         port = int(images.environment_of("actor")["AWAC_METRICS_PORT"])
         (endpoint,) = find(documents, "PodMonitor", "awac")["spec"]["podMetricsEndpoints"]
         for role in ROLES:
             (container,) = workload(documents, role)["spec"]["template"]["spec"]["containers"]
             assert {"name": endpoint["port"], "containerPort": port} in container["ports"]
 
-    def test_the_labels_of_series_are_those_of_service_discovery(self, build: Build) -> None:
+    def test_the_rules_are_those_of_prometheus(self, build: Build) -> None:
+        rules = yaml.safe_load((FOLDER.parent / "prometheus" / "rules.yml").read_text(encoding="utf-8"))
+        built = find(build(MONITORED), "PrometheusRule", "awac")["spec"]
+        for spec in (rules, built):
+            for rule in spec["groups"][0]["rules"]:
+                rule["expr"] = " ".join(rule["expr"].split())  # kustomize folds lines in its own way
+        assert built == rules
+
+    def test_images_from_a_registry_are_those_that_the_guide_builds(self, build: Build) -> None:
+        guide = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+        (loop,) = re.findall(r"^for target in (.*); do$", guide, flags=re.MULTILINE)
+        built = {f"awac-{target}:0.1.0" for target in loop.split()}
+        steps = ("build", "source", "runtime")
+        assert set(loop.split()) == {stage for stage in images.stages() if not stage.startswith(steps)}
+        used = {
+            container["image"]
+            for name in ("overlays/gpu", *WITH_RAY, "tools")
+            for template in pod_templates(build(name))
+            for container in template["spec"]["containers"]
+        }
+        assert {image for image in used if image.startswith("awac-")} == built
+
+    def test_the_doctor_reaches_the_run_and_its_redis(self, build: Build) -> None:
         documents = build("base")
+        doctor = workload(build("tools"), "doctor")["spec"]["template"]
+        (container,) = doctor["spec"]["containers"]
+        assert container["args"] == compose_file.read()["services"]["tools"]["command"]
+        replay = workload(documents, "replay")["spec"]["template"]["spec"]
+        assert container["volumeMounts"][0] in replay["containers"][0]["volumeMounts"]
+        assert doctor["spec"]["volumes"][0] in replay["volumes"]
+        (rule,) = find(documents, "NetworkPolicy", "redis")["spec"]["ingress"]
+        assert rule["from"][0]["podSelector"]["matchLabels"].items() <= doctor["metadata"]["labels"].items()
+
+    def test_the_labels_of_series_are_those_of_service_discovery(self, build: Build) -> None:
+        documents = build(MONITORED)
         (endpoint,) = find(documents, "PodMonitor", "awac")["spec"]["podMetricsEndpoints"]
         assert {r["targetLabel"] for r in endpoint["relabelings"]} == {"job", "role", "process", "run", "env"}
         run = tomllib.loads((FOLDER / "base" / "config.toml").read_text(encoding="utf-8"))

@@ -24,7 +24,9 @@ JOB_TIMEOUT_S = 450.0
 STAND_INS = {
     "scontrol": 'test "$1 $2" = "show hostnames" && printf "node-0\\nnode-1\\n"',
     # Runs the task here, as another Ray node of this machine.
-    "srun": 'while test "${1#--}" != "$1"; do shift 2; done\nexec "$@"',
+    # Its options go to a file beside it.
+    "srun": 'printf "%s\\n" "$*" >>"$(dirname "$0")/srun.options"\n'
+    'while test "${1#--}" != "$1"; do shift 2; done\nexec "$@"',
     "launcher": f'exec "{sys.executable}" -m launcher "$@"',
 }
 
@@ -95,6 +97,8 @@ def test_a_run_on_two_ray_nodes_ends_sound_and_goes_on_with_the_options_of_the_n
     assert token.read_text() not in said
     assert (private / "redis" / "users" / "run.password").read_text() not in said
     assert "Ray runtime started" in (private / "ray-nodes.log").read_text()
+    # Slurm does not hand them on by itself.
+    assert "--cpus-per-task 4 " in (tmp_path / "bin" / "srun.options").read_text()
 
     code, said = submit(*SMALL_PEN, "--num-env-steps", "1600")
     assert code == 0, said
