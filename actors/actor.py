@@ -142,7 +142,7 @@ class Actor:
         stored: list[Sent] = []
         for sequence, sent in enumerate(forgotten):
             steps = sent.trajectory.num_steps
-            admission = self._patience.until_answered(partial(self._writer.request, steps))
+            admission = self._patience.until_answered(partial(self._request, steps))
             if admission is None or admission.lease_steps < steps:
                 break  # others have been admitted for these steps meanwhile
             origin = replace(sent.trajectory.origin, epoch=self._writer.epoch, sequence=sequence)
@@ -200,10 +200,10 @@ class Actor:
                 done = StoredEpisode(turn, steps, ended=True)
 
     def _policy_of_turn(self, *, after: int) -> NumpyPolicy | None:
-        """The policy of the newest turn, once that is later than the turn `after`."""
+        """The policy of the newest turn, once that is later than the turn `after`; None when a stop is asked for."""
         pause = _SHORTEST_POLL_S
         while True:
-            admission = self._patience.until_answered(lambda: self._writer.request(0))
+            admission = self._patience.until_answered(lambda: self._request(0))
             if admission is None:
                 return None
             if turn_of_version(admission.policy_version) > after:
@@ -214,11 +214,13 @@ class Actor:
             self._waits.add("turn", pause)
             pause = min(self._config.longest_poll_s, pause * 1.5)
         self._notice.done()
-        return self._newest_policy(admission.policy_version)
+        policy = self._newest_policy(admission.policy_version)
+        # A turn is played with its own policy or not at all: the learner drops what belongs to an older one.
+        return policy if policy is not None and policy.version >= admission.policy_version else None
 
     def _send_in_turn(self, trajectory: Trajectory, outcome: EpisodeOutcome | None) -> Admission | None:
         want = trajectory.num_steps
-        admission = self._patience.until_answered(lambda: self._writer.request(want))
+        admission = self._patience.until_answered(lambda: self._request(want))
         while admission is not None and admission.lease_steps < want:
             # The band has room for a whole turn, but a learner that was restored catches up with its own past first.
             reason = admission.wait_reason or "limiter"
@@ -226,7 +228,7 @@ class Actor:
             if self._stop.wait(self._config.longest_poll_s):
                 return None
             self._waits.add(reason, self._config.longest_poll_s)
-            admission = self._patience.until_answered(lambda: self._writer.request(want))
+            admission = self._patience.until_answered(lambda: self._request(want))
         if admission is None:
             return None
         return self._send(replace(trajectory, origin=self._next_origin(trajectory)), outcome, 0)
@@ -238,7 +240,7 @@ class Actor:
 
     def _work(self, rollout: Rollout) -> None:
         want = self._run.rollout_length
-        admission = self._patience.until_answered(lambda: self._writer.request(want))
+        admission = self._patience.until_answered(lambda: self._request(want))
         while admission is not None and not self._stop.is_set():
             admission = self._wait_for_steps(admission, want)
             if admission is None:
@@ -259,7 +261,7 @@ class Actor:
             if self._stop.wait(pause):
                 return None
             pause = min(self._config.longest_poll_s, pause * 1.5)
-            answer = self._patience.until_answered(lambda: self._writer.request(want))
+            answer = self._patience.until_answered(lambda: self._request(want))
             self._waits.add(reason, time.monotonic() - began)
             if answer is None:
                 return None
@@ -272,7 +274,7 @@ class Actor:
             try:
                 weights = self._patience.until_answered(lambda: self._fetch(newest_version))
             except WireError as error:
-                if self._policy is not None:
+                if self._policy is not None and not self._run.lockstep:
                     _log.error("actor %d keeps version %d: %s", self._actor_id, self._policy.version, error)
                     self._newest_seen = newest_version
                     break
@@ -304,21 +306,28 @@ class Actor:
             return None
         self._metrics.append_seconds.observe(time.monotonic() - began)
         self._metrics.env_steps.inc(trajectory.num_steps)
-        if self._outbox.resent_messages:
-            _log.warning(
-                "Redis had forgotten %d messages of actor %d: sent again", self._outbox.resent_messages, self._actor_id
-            )
-            self._metrics.resent_messages.inc(self._outbox.resent_messages)
-            self._outbox.resent_messages = 0
+        self._note_resent()
         if outcome is not None:
             self._metrics.episodes.inc()
             self._metrics.successes.inc(1 if outcome.success else 0)
             self._metrics.episode_return.set(outcome.episode_return)
         return admission
 
+    def _request(self, want: int) -> Admission:
+        admission = self._outbox.request(want)
+        self._note_resent()
+        return admission
+
+    def _note_resent(self) -> None:
+        count, self._outbox.resent_messages = self._outbox.resent_messages, 0
+        if count:
+            _log.warning("Redis had forgotten %d messages of actor %d: sent again", count, self._actor_id)
+            self._metrics.resent_messages.inc(count)
+
     def _leave(self) -> None:
         try:
-            self._writer.release()
+            if self._writer.release() is None:
+                return  # what is registered under this index is another process
             self._state.withdraw_endpoint(self._process_name)
         except FAREWELL_ERRORS as error:
             _log.warning("actor %d left without saying goodbye: %s", self._actor_id, error)

@@ -133,11 +133,17 @@ class Evaluator:
             seconds=time.monotonic() - began,
             unix_seconds=time.time(),
         )
-        self._patience.until_answered(
-            lambda: self._reports.add_evaluation(evaluation, request_id=request.request_id), after_stop_s=5.0
-        )
-        self._newest = _Judged(evaluation, request.request_id)
-        self._note(score, evaluation)
+        if self._patience.until_answered(lambda: self._record(evaluation, request.request_id), after_stop_s=5.0):
+            self._newest = _Judged(evaluation, request.request_id)
+            self._note(score, evaluation)
+
+    def _record(self, evaluation: Evaluation, request_id: str) -> bool:
+        """Report a result, unless Redis lost the request meanwhile: it comes again, and would be counted twice."""
+        if self._requests.lost(request_id):
+            _log.warning("Redis lost the request for version %d, which comes again", evaluation.policy_version)
+            return False
+        self._reports.add_evaluation(evaluation, request_id=request_id)
+        return True
 
     def _note(self, score: Score, evaluation: Evaluation) -> None:
         self._metrics.evaluations.inc()

@@ -41,7 +41,21 @@ class Outbox:
         self._resend_window_s = resend_window_s
         self._clock = clock
         self._sent: deque[Sent] = deque(maxlen=_LONGEST_MEMORY_MESSAGES)
+        self._next_sequence = 0
         self.resent_messages = 0
+
+    def request(self, want_steps: int) -> Admission:
+        """Ask for steps, after sending whatever the service has lost: it has the lease of those steps again.
+
+        Raises:
+            LostMessages: the service lost messages that are older than the window.
+            redis.exceptions.RedisError: no answer came; call again.
+        """
+        admission = self._writer.request(want_steps, next_sequence=self._next_sequence)
+        while admission.resend_from is not None:
+            self._resend(admission.resend_from, before=self._next_sequence)
+            admission = self._writer.request(want_steps, next_sequence=self._next_sequence)
+        return admission
 
     def deliver(self, trajectory: Trajectory, outcome: EpisodeOutcome | None, *, want_steps: int) -> Admission:
         """Send one trajectory, after whatever the service has lost.
@@ -56,6 +70,7 @@ class Outbox:
             admission = self._writer.append(trajectory, want_steps=want_steps, outcome=outcome)
         now = self._clock()
         self._sent.append(Sent(trajectory, outcome, now))
+        self._next_sequence = trajectory.origin.sequence + 1
         while self._sent and now - self._sent[0].acknowledged_at > self._resend_window_s:
             self._sent.popleft()
         return admission

@@ -95,12 +95,18 @@ def rights(role: Role, run_id: str) -> str:
     endpoint = f"(-@all +hset +hdel {writable(keys.endpoints, keys.processes)})"
     match role:
         case Role.ACTOR:
-            counted = f"{writable(keys.counters, keys.online, keys.actors)} ~{actor_hashes}"
-            # The first set reads; the second lets scripts be called with these keys, the third is what they may do.
+            hashes = f"{writable(keys.counters)} ~{actor_hashes}"
+            counted = f"{hashes} {writable(keys.online, keys.actors)}"
+            # Each kind of key has its own commands, so that nobody can make one of another kind in its place.
+            acts = (
+                f"(-@all +hget +hset +hincrby {hashes}) (-@all +xadd +xrange +xdel {writable(keys.online)}) "
+                f"(-@all +sadd {writable(keys.actors)})"
+            )
+            # The first set reads; the second lets scripts be called with these keys, the rest is what they may do.
             return (
                 f"+ping {_SCRIPTS} +hget +hgetall +get {readable(keys.run, keys.weights)} "
                 f"(-@all +evalsha {writable(keys.run)} {counted}) "
-                f"(-@all +hget +hset +hincrby +xadd +xrange +xdel +sadd {counted}) {endpoint}"
+                f"{acts} {endpoint}"
             )
         case Role.EVALUATOR:
             read = readable(
@@ -108,7 +114,7 @@ def rights(role: Role, run_id: str) -> str:
             )
             results = writable(keys.evaluations, keys.evaluation_counters)
             return (
-                f"{_CONNECTION} +hget +hgetall +get +xread +xrevrange {read} "
+                f"{_CONNECTION} +hget +hgetall +get +xread +xrange +xrevrange +xlen {read} "
                 f"(-@all +xadd +hincrby {results}) {endpoint}"
             )
         case Role.LEARNER:

@@ -2,12 +2,12 @@
 
     key                  type     written by               read by              lifetime
     -------------------  -------  -----------------------  -------------------  ---------------------------------
-    run                  hash     service, learner         all                  the run (phase, limiter, versions)
-    counters             hash     actors, learner (Lua)    all                  the run (steps, episodes, leases)
+    run                  hash     service, launcher, ...   all                  the run (phase, limiter, versions)
+    counters             hash     actors and others (Lua)  all                  the run (steps, episodes, leases)
     evaluation_counters  hash     evaluator                all                  the run
     seed                 stream   service                  learner              the run; see `seeding.py`
     seed_info            hash     service                  service, learner     the run
-    online               stream   actors (append.lua)      learner              newest `capacity` transitions
+    online               stream   actors, learner (Lua)    learner              newest `capacity` transitions
     quarantine           stream   learner                  launcher doctor      newest 1,000 messages
     weights              string   learner                  actors               newest version only
     publications         stream   learner                  service, launcher    newest 1,000 versions: when
@@ -15,9 +15,12 @@
     evaluations          stream   evaluator                service, launcher    the run
     learner_reports      stream   learner                  service, launcher    newest 10,000 reports
     actors               set      actors (register.lua)    service, launcher    the run
-    actor:<index>        hash     actors (Lua)             service, launcher    the run (ledger, lease, last seen)
+    actor:<index>        hash     actors and others (Lua)  service, launcher    the run (ledger, lease, last seen)
     endpoints            hash     every process            service discovery    the run
     processes            hash     every process, service   launcher chaos       the run (host, process id, start)
+
+The launcher writes places, wanted actors and a stop into `run`, the learner versions and phases. Besides the actors,
+the learner takes what is damaged out of `online` and the counts, and the service gives lapsed leases back.
 
 All carry the hash tag `{<run_id>}`, so that a run stays in one slot of a Redis Cluster, as its scripts need.
 """

@@ -35,9 +35,12 @@ class RedisCommands(Protocol):
     def hgetall(self, name: str) -> dict[bytes, bytes]:
         """All fields of a hash."""
 
-    def xadd(self, name: str, fields: Mapping[str, Field], *, maxlen: int | None = None, approximate: bool = True
-             ) -> bytes:  # fmt: skip
+    def xadd(self, name: str, fields: Mapping[str, Field], *, id: str = "*", maxlen: int | None = None,
+             approximate: bool = True) -> bytes:  # fmt: skip
         """Append to a stream."""
+
+    def delete(self, *names: str) -> int:
+        """Delete keys."""
 
     def hdel(self, name: str, *keys: str) -> int:
         """Remove fields."""
@@ -67,9 +70,6 @@ class RedisClient(RedisCommands, Protocol):
 
     def get(self, name: str) -> bytes | None:
         """A string."""
-
-    def delete(self, *names: str) -> int:
-        """Remove keys."""
 
     def xread(self, streams: Mapping[str, str], *, count: int | None = None, block: int | None = None
               ) -> list[tuple[bytes, list[StreamRecord]]]:  # fmt: skip

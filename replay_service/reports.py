@@ -155,7 +155,9 @@ class Reports:
         return self.state_and_actors()[1]
 
     def state_and_actors(self) -> tuple[RunState, list[ActorLedger]]:
-        """The run's counters and every actor's ledger, read at one moment: their sums agree."""
+        """The run's counters and the ledgers, read at one moment: their sums agree, but for an actor that has come in
+        since the set of actors was read, just before.
+        """
         members = self._client.smembers(self._keys.actors)
         ids = sorted(int(member) for member in members if _INDEX.fullmatch(member))
         with self._client.pipeline(transaction=True) as pipe:

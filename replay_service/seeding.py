@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from replay_service.datasets import Episode, OfflineDataset
 from replay_service.errors import DatasetError
 from replay_service.experience import SEED_ACTOR_ID, Origin, Trajectory
 from replay_service.keys import Keys
+from replay_service.process import WaitNotice
 from replay_service.redis_client import RedisClient
 
 _MESSAGES_A_ROUND_TRIP = 64
@@ -61,17 +63,25 @@ def seed(client: RedisClient, keys: Keys, dataset: OfflineDataset | None) -> See
                 "given: a run keeps its dataset; choose another run directory"
             )
         return present
-    client.delete(keys.seed, keys.seed_info)
+    # What an attempt sent that got no answer may come late. Its entries are older by their ids, and an emptied stream
+    # has an entry of this attempt at once: Redis refuses them.
+    began_ms = int(time.time() * 1000)
     episodes = dataset.episodes if dataset else ()
-    first, trajectories = 0, _trajectories(episodes)
-    while batch := list(itertools.islice(trajectories, _MESSAGES_A_ROUND_TRIP)):
-        with client.pipeline(transaction=False) as pipe:
+    first, trajectories, is_begun = 0, _trajectories(episodes), False
+    notice = WaitNotice("replay service")
+    while (batch := list(itertools.islice(trajectories, _MESSAGES_A_ROUND_TRIP))) or not is_begun:
+        with client.pipeline(transaction=not is_begun) as pipe:
+            if not is_begun:
+                pipe.delete(keys.seed, keys.seed_info)
             for trajectory in batch:
                 sequence, steps = trajectory.origin.sequence, trajectory.num_steps
                 fields = {"a": SEED_ACTOR_ID, "e": 0, "s": sequence, "n": steps, "f": first}
-                pipe.xadd(keys.seed, {**fields, "m": wire.encode_trajectory(trajectory)})
+                message = wire.encode_trajectory(trajectory)
+                pipe.xadd(keys.seed, {**fields, "m": message}, id=f"{began_ms}-{sequence + 1}")
                 first += steps
             pipe.execute()
+        is_begun = True
+        notice.waiting(f"the offline data to be stored, {first:,} transitions so far,")
     info = SeedInfo(fingerprint, first, len(episodes))
     with client.pipeline(transaction=True) as pipe:
         pipe.hset(

@@ -111,8 +111,13 @@ class TrajectoryWriter:
         self.epoch = int(epoch)
         return self.epoch
 
-    def request(self, want_steps: int) -> Admission:
+    def request(self, want_steps: int, *, next_sequence: int = 0) -> Admission:
         """Ask for steps without sending any; also tells the service that this actor is alive.
+
+        Args:
+            want_steps: environment steps that the actor would take next.
+            next_sequence: the one behind the last that was acknowledged. A service that has lost some says from which
+                on to send again, and admits nothing.
 
         Raises:
             StaleEpoch: another incarnation of this actor has registered.
@@ -120,7 +125,7 @@ class TrajectoryWriter:
         """
         reply = self._admit(
             keys=[self._keys.run, self._keys.counters, self._keys.actor(self._actor_id)],
-            args=[str(self.epoch), want_steps],
+            args=[str(self.epoch), want_steps, next_sequence],
         )
         return self._admission(reply)
 
@@ -159,13 +164,15 @@ class TrajectoryWriter:
         )
         return self._admission(reply)
 
-    def release(self) -> int:
+    def release(self) -> int | None:
         """Give unused steps back, on leaving.
 
         Returns:
-            How many.
+            How many; None when the service knows another incarnation of this actor by now, whose lease it is.
         """
-        return int(self._release(keys=[self._keys.counters, self._keys.actor(self._actor_id)], args=[0]))
+        keys = [self._keys.counters, self._keys.actor(self._actor_id)]
+        released = int(self._release(keys=keys, args=[0, str(self.epoch)]))
+        return None if released < 0 else released
 
     def _admission(self, reply: list[bytes | int]) -> Admission:
         status, version, lease, reason, detail = (v.decode() if isinstance(v, bytes) else v for v in reply)

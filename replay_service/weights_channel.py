@@ -142,6 +142,15 @@ class EvaluationRequests:
         """Whether a request is still in the queue, done or not."""
         return bool(self._client.xrevrange(self._keys.evaluation_requests, request_id, request_id, count=1))
 
+    def lost(self, request_id: str) -> bool:
+        """Whether a request that was read is gone although the queue had no reason to drop it as its oldest."""
+        if self.holds(request_id):
+            return False
+        queue = self._keys.evaluation_requests
+        oldest = self._client.xrange(queue, count=1)
+        full = self._client.xlen(queue) >= EVALUATION_BACKLOG
+        return not (full and oldest and _place(oldest[0][0].decode()) > _place(request_id))
+
     def next(self, *, block_ms: int) -> EvaluationRequest | None:
         """Wait up to `block_ms` for the next request.
 
@@ -154,3 +163,8 @@ class EvaluationRequests:
         raw_id, fields = reply[0][1][0]
         self.cursor = raw_id.decode()
         return EvaluationRequest(self.cursor, decode(fields.get(b"m", b""), self._fitting))
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

@@ -1,4 +1,4 @@
-"""Bytes <-> messages; pure, no socket. `docs/wire.md` has the format with an example.
+"""Bytes <-> messages; pure, no socket. `docs/wire.md` has the format.
 
 A message is the msgpack array `[wire_version, kind, codec, crc32(body), body]`; `body` is msgpack too. An array is
 `[dtype, shape, data]` with `data` one bin field, little-endian, C order. Nothing is ever unpickled, and every size

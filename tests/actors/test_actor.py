@@ -323,3 +323,23 @@ def test_an_actor_acts_with_no_weights_but_those_that_fit(
     assert pool.terminate() == 0
     assert "keeps version 2: expected weights for observations and actions of sizes (3, 1), got (7, 2)" in pool.output
     assert [a.restarts for a in ledgers()] == [0]
+
+
+def test_in_lock_step_a_turn_is_played_with_its_own_policy_or_not_at_all(
+    start_actors: StartActors, state: RunStateStore, run_config: RunConfig, channel: WeightsChannel,
+    redis_client: RedisClient, keys: Keys, make_policy_weights: MakePolicyWeights,
+    ledgers: Callable[[], list[ActorLedger]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    channel.publish(make_policy_weights(1), enter=Phase.ONLINE)
+    pool = start_actors(run=replace(run_config, actors=1, lockstep=True, replay=ReplayConfig(capacity=200)))
+    wait_until(lambda: state.read().env_steps == 20, "the first turn")
+    redis_client.set(keys.weights, b"nothing that anybody could read")
+    redis_client.hset(keys.run, mapping={"policy_version": 2, "online_grad_steps": 200})
+    wait_until(lambda: "weights that it can use" in pool.output, "the actor to find out")
+    time.sleep(1.5)
+    assert state.read().env_steps == 20
+    redis_client.hset(keys.run, "policy_version", 1)
+    channel.publish(make_policy_weights(2, env_steps=20))
+    wait_until(lambda: state.read().env_steps == 40, "the second turn")
+    assert pool.terminate() == 0
+    assert [a.restarts for a in ledgers()] == [0]

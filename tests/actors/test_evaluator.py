@@ -210,6 +210,56 @@ def test_a_result_whose_request_is_lost_as_well_is_judged_when_it_comes_again(
     assert state.read().evaluations_missed == 0
 
 
+class Gate:
+    """Holds the first evaluation until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+        monkeypatch.setattr("actors.evaluator.evaluate", self._evaluate)
+
+    def _evaluate(self, *arguments: Any, **options: Any) -> Score | None:
+        self.has_begun.set()
+        assert self.may_end.wait(60)
+        return evaluate(*arguments, **options)
+
+
+def test_a_request_that_redis_loses_while_it_is_judged_is_counted_once(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
+    wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    gate = Gate(monkeypatch)
+    channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
+    start_evaluator()
+    assert gate.has_begun.wait(60)
+    with redis_client.pipeline(transaction=True) as pipe:
+        pipe.xtrim(keys.evaluation_requests, maxlen=0)  # type: ignore[attr-defined]
+        pipe.hset(keys.run, mapping={"policy_version": 0, "evaluations_requested": 0})
+        pipe.execute()
+    for version in (1, 2):  # the learner finds out, and asks again
+        channel.publish(make_policy_weights(version), evaluated=make_policy_weights(version))
+    gate.may_end.set()
+    wait_until(lambda: state.read().evaluations_waiting == 0, "the result of the last request")
+    assert [e.policy_version for e in evaluations()] == [1, 2]
+    assert (state.read().evaluations_requested, state.read().evaluations_done) == (2, 2)
+
+
+def test_a_request_that_a_full_queue_drops_while_it_is_judged_keeps_its_result(
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel,
+    make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    gate = Gate(monkeypatch)
+    channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
+    start_evaluator(config=replace(CONFIG, episodes=1))
+    assert gate.has_begun.wait(60)
+    for version in range(2, EVALUATION_BACKLOG + 2):
+        channel.publish(make_policy_weights(version), evaluated=make_policy_weights(version))
+    gate.may_end.set()
+    wait_until(lambda: state.read().evaluations_waiting == 0, "the queue to be done")
+    assert [e.policy_version for e in evaluations()] == list(range(1, EVALUATION_BACKLOG + 2))
+
+
 def test_requests_that_a_long_queue_dropped_are_told_and_nobody_waits_for_them(
     start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel,
     make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]], wait_until: WaitUntil,

@@ -158,6 +158,28 @@ def test_what_redis_lost_is_sent_again_in_order_and_counted_once(
     assert unaccounted_steps(state, Reports(redis_client, keys).actors()) == 0
 
 
+def test_who_only_asks_sends_what_redis_lost_before_it_is_given_steps(
+    outbox: Outbox, unreliable_writer: UnreliableWriter, make_trajectory: MakeTrajectory,
+    stored: Callable[[], list[int]], online_state: RunStateStore, take_snapshot: Callable[[], Callable[[], None]],
+    redis_client: RedisClient, keys: Keys,
+) -> None:  # fmt: skip
+    redis_client.hset(keys.run, "num_env_steps", 10)
+    deliver(outbox, make_trajectory, 0)
+    roll_back = take_snapshot()  # with a lease for the second message
+    outbox.deliver(make_trajectory(1), OUTCOME, want_steps=0)
+    assert outbox.request(5).wait_reason == "budget"
+    roll_back()
+    unreliable_writer.break_before = {1}
+    with pytest.raises(redis.exceptions.ConnectionError):
+        outbox.request(5)
+    admission = outbox.request(5)
+    assert (admission.lease_steps, admission.wait_reason) == (0, "budget")
+    assert stored() == [0, 1]
+    assert outbox.resent_messages == 1
+    state = online_state.read()
+    assert (state.env_steps, state.leased_steps) == (10, 0)
+
+
 def test_a_second_failure_while_sending_again_loses_nothing(
     outbox: Outbox, unreliable_writer: UnreliableWriter, make_trajectory: MakeTrajectory,
     stored: Callable[[], list[int]], online_state: RunStateStore, take_snapshot: Callable[[], Callable[[], None]],

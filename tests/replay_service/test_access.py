@@ -128,8 +128,11 @@ class TestEachRoleCanDoItsWork:
         RunStateStore(client, keys).publish_endpoint("evaluator", "127.0.0.1:1")
         reports = Reports(client, keys)
         assert reports.last_judged_request() == "0-0"
-        request = EvaluationRequests(client, keys).next(block_ms=1)
+        requests = EvaluationRequests(client, keys)
+        request = requests.next(block_ms=1)
         assert request is not None
+        assert not requests.lost(request.request_id)
+        assert requests.lost("1-1")
         reports.add_evaluation(EVALUATION, request_id=request.request_id)
         assert reports.settle_evaluations(RunStateStore(client, keys).evaluations_requested() + 1) == 1
         RunStateStore(client, keys).withdraw_endpoint("evaluator")
@@ -248,6 +251,14 @@ class TestAnActorMayNot:
         for name in (keys.seed, keys.evaluations, keys.evaluation_requests, keys.learner_reports, keys.quarantine):
             refused(lambda name=name: actor.xadd(name, {"json": "{}"}))
         refused(lambda: actor.hincrby(keys.evaluation_counters, "evaluations_done", 1))
+
+    def test_put_a_key_of_another_kind_in_the_place_of_one(self, actor: Any, keys: Keys) -> None:
+        refused(lambda: actor.xadd(keys.actor(7), {"x": "y"}))
+        refused(lambda: actor.xadd(keys.counters, {"x": "y"}))
+        refused(lambda: actor.hset(keys.online, "a", "b"))
+        refused(lambda: actor.hset(keys.actors, "a", "b"))
+        refused(lambda: actor.sadd(keys.counters, "7"))
+        refused(lambda: actor.sadd(keys.actor(7), "7"))
 
     def test_empty_the_stream_at_one_blow(self, actor: Any, keys: Keys) -> None:
         for command in (("DEL", keys.online), ("UNLINK", keys.online), ("XTRIM", keys.online, "MAXLEN", "0"),

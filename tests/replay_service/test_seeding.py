@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from replay_service.datasets import Episode, OfflineDataset
 from replay_service.errors import DatasetError, WireError
@@ -97,6 +98,21 @@ def test_an_interrupted_seeding_is_begun_again_from_an_empty_stream(
     seed(redis_client, keys, dataset)
     assert [entry.trajectory.origin.sequence for entry in read_all(redis_client, keys, spec)] == list(range(EPISODES))
     assert state.read().seed_steps == total_steps(dataset)
+
+
+def test_what_an_earlier_attempt_sent_and_comes_late_is_refused(
+    state: RunStateStore, redis_client: RedisClient, keys: Keys, spec: ExperienceSpec, dataset: OfflineDataset
+) -> None:
+    doubles: Any = dataset.episodes[-1].rewards.astype(np.float64)
+    broken = replace(dataset.episodes[-1], rewards=doubles)
+    with pytest.raises(WireError):
+        seed(redis_client, keys, replace(dataset, episodes=(*dataset.episodes[:-1], broken)))
+    newest = redis_client.xrevrange(keys.seed, count=1)[0][0].decode()
+    began, _, number = newest.partition("-")
+    seed(redis_client, keys, dataset)
+    with pytest.raises(redis.exceptions.ResponseError, match="equal or smaller"):
+        redis_client.xadd(keys.seed, {"m": b"late"}, id=f"{began}-{int(number) + 1}")
+    assert len(read_all(redis_client, keys, spec)) == EPISODES
 
 
 def test_a_run_without_a_dataset_is_complete_with_nothing(

@@ -113,6 +113,18 @@ class TestAppend:
             writer.request(10)
         assert state.read().env_steps == 0
 
+    def test_who_leaves_late_leaves_its_successor_s_lease_alone(
+        self, writer: TrajectoryWriter, state: RunStateStore, redis_client: RedisClient, keys: Keys,
+        spec: ExperienceSpec,
+    ) -> None:  # fmt: skip
+        assert writer.request(10).lease_steps == 10
+        successor = TrajectoryWriter(redis_client, keys, spec, actor_id=0)
+        successor.register()
+        assert successor.request(10).lease_steps == 10
+        assert writer.release() is None
+        assert state.read().leased_steps == 10
+        assert successor.release() == 10
+
     def test_a_new_incarnation_begins_at_sequence_0(
         self, writer: TrajectoryWriter, reader: TrajectoryReader, make_trajectory: MakeTrajectory
     ) -> None:
