@@ -1,8 +1,8 @@
 """The runs behind docs/results.md: which they are, and all of them, or some, started or resumed.
 
-    python -m benchmarks.learning_curves --data DATASETS --runs RUNS --only 'strong-*' --jobs 2
+    python -m benchmarks.learning_curves --runs RUNS --only 'strong-*' --jobs 2
 
-A run that has all the steps of its experiment is left alone; one that was interrupted, or began with fewer steps, is
+The demonstrations of pen and relocate are in benchmarks/demonstrations; its README says where door's come from. A run that has all the steps of its experiment is left alone; one that was interrupted, or began with fewer steps, is
 resumed: the command may be given again after anything. A run that was made with other settings than its experiment has
 now is refused before anything starts. `--list` prints the commands instead. Every run has one learner thread: on a
 small machine as many runs as there are cores go on at once. `--make-data` makes the datasets that the chosen runs need
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.experiment_run import ExperimentRun, run_all
@@ -30,10 +31,11 @@ _COMMON = ("--actors", "1", "--learner.threads", "1")
 _STD_FLOOR = ("--learner.min-log-std", "-2.5", "--learner.initial-log-std", "-2.3")
 _BATCH_256 = ("--learner.batch-size", "256")
 
-DEMONSTRATIONS = {"pen": "pen/demos-v0", "door": "door/human-v0", "relocate": "relocate/demos-v0"}
-"""Demonstrations below the folder of datasets; rollouts of cloned policies are in `<env>-bc-v0` beside them."""
+DATA = Path(__file__).parent / "demonstrations"
+DEMONSTRATIONS = {"pen": "pen-demos-v0.npz", "door": "door-v0_demos.pickle", "relocate": "relocate-demos-v0.npz"}
+"""Demonstrations in the folder of datasets; rollouts of cloned policies are in `<env>-bc-v0` beside them."""
 
-_EXPERTS = "relocate/expert-v0"
+_EXPERTS = "relocate-expert-v0"
 WORSE = {
     "relocate-slow-25": ("--noise-std", "0", "--lag", "0.9", "--episodes", "25"),
     "relocate-10": ("--noise-std", "0.1", "--episodes", "10"),
@@ -192,9 +194,24 @@ def missing_datasets(runs: Sequence[ExperimentRun], data: Path) -> list[MadeData
     return missing
 
 
+def require_datasets(runs: Sequence[ExperimentRun], data: Path) -> None:
+    """Raise what is missing at once, not hours later, when the turn of its run has come.
+
+    Raises:
+        ConfigError: a dataset that one of the runs names is not there.
+    """
+    makeable = {made.path for made in made_datasets(data)}
+    for run in runs:
+        named = (Path(value) for word, value in pairwise(run.command) if word == "--dataset")
+        for path in named:
+            if not path.exists():
+                cure = "make it with --make-data" if path in makeable else f"{DATA / 'README.md'} says where it is from"
+                raise ConfigError(f"--data: {run.name} needs {path}, which is not there; {cure}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of datasets")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of datasets (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run directories")
     parser.add_argument("--only", nargs="*", default=[], help="experiments, as in strong-* published-pen")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
@@ -218,6 +235,7 @@ def main() -> int:
             return 0
         for run in runs:
             run.refuse_other_settings()
+        require_datasets([run for run in runs if not run.is_finished], arguments.data.resolve())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiment_run import ExperimentRun
-from benchmarks.learning_curves import EXPERIMENTS, Experiment, chosen, missing_datasets
+from benchmarks.learning_curves import DATA, DEMONSTRATIONS, EXPERIMENTS, Experiment, chosen, missing_datasets
 from launcher.run_settings import read_settings
+from replay_service.datasets import read_npz_metadata
 from replay_service.errors import ConfigError
 from tests.system.launching import SMALL_PEN
 
@@ -132,14 +133,35 @@ def test_an_experiment_with_more_steps_goes_on_with_the_run(tmp_path: Path) -> N
 
 class TestMissingDatasets:
     def test_only_what_the_chosen_runs_need_is_made(self, tmp_path: Path) -> None:
-        (tmp_path / "door/human-v0").mkdir(parents=True)
+        (tmp_path / "door-v0_demos.pickle").touch()
         needed = missing_datasets(chosen(["published-door", "strong-pen"], tmp_path, tmp_path / "runs"), tmp_path)
         assert [made.path for made in needed] == [tmp_path / "door-bc-v0"]
         (tmp_path / "door-bc-v0").mkdir()
         assert missing_datasets(chosen(["published-door"], tmp_path, tmp_path / "runs"), tmp_path) == []
 
     def test_a_source_that_is_not_there_is_named_before_anything_is_made(self, tmp_path: Path) -> None:
-        (tmp_path / "door/human-v0").mkdir(parents=True)
+        (tmp_path / "door-v0_demos.pickle").touch()
         runs = chosen(["published-*"], tmp_path, tmp_path / "runs")
-        with pytest.raises(ConfigError, match=r"pen-bc-v0 is made of .*pen/demos-v0, which is not there.*--only"):
+        with pytest.raises(ConfigError, match=r"pen-bc-v0 is made of .*pen-demos-v0.npz, which is not there.*--only"):
             missing_datasets(runs, tmp_path)
+
+
+def test_a_dataset_that_is_not_there_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    for name, cure in (("strong-door", "README.md says where it is from"), ("published-pen", "with --make-data")):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / DEMONSTRATIONS["pen"]).touch()
+        done = benchmark(tmp_path, "--only", name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"--data: {name}-0 needs {tmp_path / 'data'}" in done.stderr
+        assert cure in done.stderr
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("env", ["pen", "relocate"])
+def test_the_demonstrations_that_are_kept_here_are_whole(env: str) -> None:
+    path = DATA / DEMONSTRATIONS[env]
+    facts = subprocess.run(
+        [sys.executable, "-m", "launcher", "dataset", "inspect", path], capture_output=True, text=True, timeout=60
+    )
+    assert facts.returncode == 0, facts.stderr
+    assert read_npz_metadata(path)["fingerprint"] in facts.stdout

@@ -23,7 +23,8 @@ from replay_service.experience import ExperienceSpec
 from replay_service.tasks import TASKS
 
 SPEC = ExperienceSpec("Custom-v0", 3, 2, 50)
-DATA = Path(os.environ.get("AWAC_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("AWAC_TEST_DATA", ROOT.parent / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public datasets are not here (set AWAC_TEST_DATA)")
 
 
@@ -396,6 +397,14 @@ def test_the_human_door_demonstrations_are_the_same_in_minari_and_in_the_origina
     assert minari.num_steps == original.num_steps == 6729 - 25
     assert minari.fingerprint == original.fingerprint
     assert minari.success_rate == 7 / 25  # by the authors' 1.35 rad; the humans stopped at 1.06 to 1.59
+
+
+@needs_data
+@pytest.mark.parametrize("task", ["pen", "relocate"])
+def test_the_demonstrations_of_the_curves_are_the_same_in_minari_and_as_they_are_kept(task: str) -> None:
+    minari = load_dataset([str(DATA / f"minari/adroit/{task}/demos-v0")], spec=task_spec(task))
+    kept = ROOT / "benchmarks" / "demonstrations" / f"{task}-demos-v0.npz"
+    assert load_dataset([str(kept)], spec=task_spec(task)).fingerprint == minari.fingerprint
 
 
 @needs_data
