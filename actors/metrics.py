@@ -38,7 +38,7 @@ class ActorMetrics:
             env_steps=counter("awac_actor_env_steps_total", "Environment steps acknowledged by the replay service."),
             episodes=counter("awac_actor_episodes_total", "Training episodes ended."),
             successes=counter("awac_actor_successes_total", "Training episodes that met the goal at any step."),
-            resent_messages=counter("awac_actor_resent_messages_total", "Messages sent again after a lost answer."),
+            resent_messages=counter("awac_actor_resent_messages_total", "Messages sent again: Redis had lost them."),
             append_seconds=Histogram(
                 "awac_actor_append_seconds",
                 "Time of one append, from encoding to the answer.",

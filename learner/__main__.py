@@ -12,6 +12,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from replay_service.process import StopSignal, configure_logging, die_with_launc
 _STOPPED_EXIT_CODE = 143
 """128 + SIGTERM."""
 
+_log = logging.getLogger(__name__)
+
 
 def choose_device(name: str) -> torch.device:
     """'auto' takes a CUDA GPU when there is one.
@@ -36,14 +39,25 @@ def choose_device(name: str) -> torch.device:
         ConfigError: the name is unknown, or the device is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.version.cuda is not None:
+            _log.warning("this torch was built for CUDA, but the driver shows no GPU: the CPU is taken")
+        return torch.device("cpu")
+    expected = f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device: expected auto, cpu or cuda, got {name!r}") from error
+        raise ConfigError(expected) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(expected)
     if device.type == "cuda" and not torch.cuda.is_available():
         built = "this torch was built without CUDA" if torch.version.cuda is None else "the driver shows no GPU"
         raise ConfigError(f"--device {name}: {built}; use --device cpu, or install a CUDA build of torch")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: expected at most cuda:{torch.cuda.device_count() - 1}, the driver shows no more GPUs"
+        )
     return device
 
 
@@ -66,12 +80,14 @@ def main() -> int:
     stop.install()
 
     def work() -> int:
+        device = choose_device(arguments.device)
+        _log.info("learns on %s", device)
         session = Session.open(
             load_run_config(arguments.config),
             load_role_config(arguments.config, "learner", LearnerConfig),
             RedisEndpoint.from_environment(),
             checkpoint_dir=arguments.checkpoint_dir,
-            device=choose_device(arguments.device),
+            device=device,
             stop=stop,
         )
         is_done = Learner(session, exit_when_finished=arguments.exit_when_finished).run()

@@ -144,6 +144,22 @@ def advantage_weights(
     return torch.exp(scores)
 
 
+def effective_sample_ratio(weights: Tensor, largest: Tensor) -> Tensor:
+    """Share of the batch that counts: (sum w)^2 / (B sum w^2), from 1 / B to 1; 0 when all weights are 0.
+
+    Args:
+        weights: (B,), non-negative, of any size that float32 holds.
+        largest: (), their maximum.
+
+    Returns:
+        A scalar.
+    """
+    tiny = torch.finfo(weights.dtype).tiny
+    # Of the weights themselves the squares would leave float32 at exp(-52) and at exp(44).
+    shares = weights / largest.clamp(min=tiny)
+    return shares.mean().square() / shares.square().mean().clamp(min=tiny)
+
+
 def _scaled(advantages: Tensor, temperature: float, advantage_clip: float | None) -> Tensor:
     scores = advantages.detach()
     if advantage_clip is not None:

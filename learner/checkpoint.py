@@ -25,6 +25,7 @@ from torch import Tensor
 from learner.config import SHAPING_SETTINGS, LearnerConfig
 from learner.divergence import refuse_divergence
 from learner.update import LearnerState, named_tensors
+from replay_service.disk_space import is_full
 from replay_service.errors import CheckpointError
 from replay_service.experience import ExperienceSpec
 from replay_service.run_state import Phase
@@ -89,7 +90,7 @@ class CheckpointStore:
         """Name the folder and what fits it.
 
         Args:
-            folder: is made by the first checkpoint.
+            folder: is made by `prepare`, or by the first checkpoint.
             spec: of the run's environment.
             config: of the learner.
             run_id: of the run; checkpoints that name another are refused. '' takes any.
@@ -102,6 +103,25 @@ class CheckpointStore:
         self._keep = config.keep_checkpoints
         self.proof: RestoreProof | None = None
         """Of the checkpoint that `restore` has loaded."""
+
+    def prepare(self) -> None:
+        """Make the folder and write into it, before work is done that it could not hold.
+
+        Raises:
+            CheckpointError: it cannot be made or written. A full disk is no error: every save waits for room.
+        """
+        probe = self._folder / ".writable"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            if is_full(error):
+                return
+            raise CheckpointError(
+                f"checkpoints: expected a folder that this user can make and write at {self._folder} on "
+                f"{socket.gethostname()}, got {type(error).__name__} ({error.strerror}): mend that, or name another one"
+            ) from error
 
     def save(self, state: LearnerState, progress: Progress) -> Path:
         """Write a checkpoint; an interruption at any point leaves the one before it as the newest.
@@ -117,7 +137,8 @@ class CheckpointStore:
         refuse_divergence(not_finite, progress.grad_steps)
         target = self._folder / f"{_PREFIX}{progress.grad_steps:012d}"
         partial = self._folder / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in self._folder.glob(f".{_PREFIX}*.partial"):  # by a save that was killed, at this step or another
+            shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(parents=True)
         manifest = {
             "format": _FORMAT,
@@ -149,8 +170,8 @@ class CheckpointStore:
             The progress, or None when there is no checkpoint at all.
 
         Raises:
-            CheckpointError: there are checkpoints but none is sound, or the newest was made by another configuration
-                or another run.
+            CheckpointError: there are checkpoints but none is sound, or the newest cannot be read, or was made by
+                another configuration or another run.
         """
         candidates = self._newest_first()
         problems: list[str] = []
@@ -178,6 +199,14 @@ class CheckpointStore:
             stored = safetensors.torch.load((folder / _STATE_FILE).read_bytes())
             shape, hashes, values = manifest["shape"], dict(manifest["sha256"]), dict(manifest["progress"])
             progress = Progress(**{**values, "phase": Phase(values["phase"])})
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _Damaged(f"{type(error).__name__}: {error}") from error
+        except OSError as error:
+            # What cannot be read now may be sound. To go on from an older one would delete it.
+            raise CheckpointError(
+                f"{folder} cannot be read on {socket.gethostname()}: {type(error).__name__} ({error.strerror}). Mend "
+                "that and resume, or move it away to go on from the one before"
+            ) from error
         except Exception as error:
             # Truncated or edited files raise many types, safetensors' own among them.
             raise _Damaged(f"{type(error).__name__}: {error}") from error

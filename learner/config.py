@@ -115,8 +115,8 @@ class LearnerConfig:
     clip_policy_actions: bool = False
     """Whether actions sampled for targets, V(s) and Z(s) are clipped to [-1, 1]. [hand] false, CORL true."""
     clip_stored_actions: bool = False
-    """Whether online actions are clipped to [-1, 1] before the learner sees them; offline data of the hand tasks are
-    clipped always. [hand] false, jaxrl true."""
+    """Whether actions of the data, offline and online, are clipped to [-1, 1] before the learner sees them; offline
+    data of the hand tasks are clipped always. [hand] false, jaxrl true."""
     max_q: float | None = 0.0
     """Clamp of the critics' output from above, online and target: rewards of -1 and 0 never pay more than 0. [hand]"""
     min_target: float | None = None

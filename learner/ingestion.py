@@ -8,9 +8,9 @@ from learner.checkpoint import Progress
 from learner.config import LearnerConfig
 from learner.metrics import LearnerMetrics
 from learner.mirror import ReplayMirror, Transitions, n_step_transitions
-from learner.turn_taking import TurnTaking
+from learner.turn_taking import TurnTaking, refuse_missing_steps
 from replay_service.config import RunConfig
-from replay_service.errors import DatasetError, LockstepBroken
+from replay_service.errors import DatasetError
 from replay_service.experience import Trajectory
 from replay_service.patience import Patience
 from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryReader
@@ -89,6 +89,9 @@ class Ingestion:
 
         Returns:
             Environment steps that were put aside on the way.
+
+        Raises:
+            LockstepBroken: there are any, and the run is in lock-step.
         """
         put_aside, read = 0, _ENTRIES_A_READ
         while read == _ENTRIES_A_READ:
@@ -117,8 +120,8 @@ class Ingestion:
         # Patience of its own: the reader has moved past the entry and would not bring it again.
         steps = self._patience.until_answered(lambda: self._quarantine.put(bad)) or 0
         _log.warning("quarantined %s (%d steps): %s", bad.entry_id, steps, bad.reason)
-        if self.turns is not None and steps:
-            raise LockstepBroken(f"a trajectory was damaged in storage ({bad.reason}): its turn can never be completed")
+        if self.turns is not None:
+            refuse_missing_steps(steps, why=bad.reason)
         return steps
 
     def _insert_online(self, trajectory: Trajectory, first_step: int) -> None:

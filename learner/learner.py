@@ -46,9 +46,10 @@ class Learner:
             Whether it ended because the budget is done and judged.
 
         Raises:
-            CheckpointError: the run has made progress that no sound checkpoint holds.
+            CheckpointError: the run has made progress that no sound checkpoint holds, or none can be written.
             DatasetError: a seed message does not fit the run.
             LearningDiverged: the networks hold NaN or infinity.
+            LockstepBroken: a turn of lock-step can never be completed.
             SpecMismatch: the run belongs to another environment or wire version.
         """
         session = self.session
@@ -60,6 +61,7 @@ class Learner:
         seeded = wait_for_seed(session)
         if seeded is None:
             return False
+        session.checkpoints.prepare()
         patience.until_answered(lambda: check_spec(session.client, session.keys, run.spec, who="the learner"))
         patience.until_answered(lambda: session.run_state.publish_endpoint(PROCESS_NAME, address))
         progress = restore(session)
@@ -84,7 +86,7 @@ class Learner:
         is_done = False
         while not self._stop.wait(_FINISHED_POLL_S):  # finished: metrics stay up until the launcher ends the run
             session.waits.add("end", _FINISHED_POLL_S)
-            upkeep.publish_what_redis_lost()
+            upkeep.sync()  # a Redis that died now may have lost the counters too
             if self._exit_when_finished and session.patience.until_answered(self._is_all_judged):
                 # No launcher is there to say it; the replay service writes it into the summary.
                 session.patience.until_answered(lambda: session.run_state.set_final_status("finished"))
@@ -136,8 +138,8 @@ class Phases:
         if self._stop.is_set():
             return
         progress.next_evaluation_env_steps = config.evaluate_every_env_steps
-        self._enter(Phase.ONLINE)
-        _log.info("offline phase done after %d gradient steps; going online", progress.offline_grad_steps)
+        if self._enter(Phase.ONLINE):
+            _log.info("offline phase done after %d gradient steps; going online", progress.offline_grad_steps)
 
     def fine_tune(self) -> None:
         """Learn online, as many steps as the limiter allows for the experience that has come."""
@@ -178,20 +180,27 @@ class Phases:
             self._session.notice.done()
 
     def _complete(self) -> None:
-        self._enter(Phase.FINISHED)
-        _log.info("budget done: %d env steps, %d gradient steps", self._progress.env_steps, self._progress.grad_steps)
+        if self._enter(Phase.FINISHED):
+            steps = self._progress.env_steps, self._progress.grad_steps
+            _log.info("budget done: %d env steps, %d gradient steps", *steps)
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: Phase) -> bool:
         """Save, then tell Redis, then publish the version that begins a phase, to be judged.
 
         The checkpoint comes first: once actors have seen a version, a crash must never lead back behind it. The
         counters come before the phase: who sees the phase sees what was done for it.
+
+        Returns:
+            Whether the phase was entered; False when a stop came before the disk had room for its checkpoint.
         """
         session, progress = self._session, self._progress
-        progress.phase = phase
-        self.upkeep.checkpoint()
+        before, progress.phase = progress.phase, phase
+        if not self.upkeep.checkpoint():
+            progress.phase = before
+            return False
         self.upkeep.sync()
         session.patience.until_answered(lambda: session.publisher.publish(progress, for_evaluation=True, enter=phase))
+        return True
 
     def _publish_online(self) -> None:
         self._session.patience.until_answered(lambda: self._session.publisher.publish_online(self._progress))

@@ -26,7 +26,9 @@ def prefer_onednn() -> bool:
     mkldnn: Any = torch.backends.mkldnn
     if not mkldnn.is_available():
         return False
-    matmul = mkldnn.matmul
+    matmul = getattr(mkldnn, "matmul", None)
+    if matmul is None:  # torch before 2.9 cannot be told
+        return False
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     if all(_is_float32(*sizes) for sizes in _PROBE_SIZES):

@@ -236,7 +236,7 @@ class ReplayMirror:
         return TransitionBatch(observations, actions, rewards.squeeze(1), discounts.squeeze(1), next_observations)
 
     def check_valid(self) -> str | None:
-        """Say which invariant is broken, or None; for tests and after a rebuild."""
+        """Say which invariant is broken, or None; only tests ask."""
         steps = sum(count for _, count in self._entries)
         if steps != self._online_steps:
             return f"trajectories hold {steps} steps, expected {self._online_steps}"

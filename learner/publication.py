@@ -46,6 +46,8 @@ class Publisher:
         self._channel = channel
         self._metrics = metrics
         self._published: PolicyWeights | None = None
+        self._untrained: PolicyWeights | None = None
+        """Asked to be judged by this process."""
         self._judged: PolicyWeights | None = None
         """What the evaluator was last asked to judge."""
 
@@ -79,8 +81,11 @@ class Publisher:
     def publish_what_redis_lost(self, progress: Progress, known: RunState) -> None:
         """Publish the newest version again when Redis, which died, has forgotten it, and with it perhaps a phase.
 
-        The versions before it are of use to nobody, but for the last one that was to be judged: it is asked for again.
+        The versions before it are of use to nobody, but for those that were to be judged: the last one is asked for
+        again, and version 0 where Redis knows of no request at all.
         """
+        if self._untrained is not None and not known.evaluations_requested:
+            self._channel.request_evaluation(self._untrained)
         if known.policy_version >= progress.policy_version:
             return
         _log.warning("Redis lost version %d: it is published again", progress.policy_version)
@@ -97,7 +102,8 @@ class Publisher:
     def request_untrained_evaluation(self, progress: Progress, known: RunState) -> None:
         """Have version 0 judged, once: a learner that crashed before its first checkpoint has asked already."""
         if not known.evaluations_requested:
-            self._channel.request_evaluation(self._evaluated(progress, 0))
+            self._untrained = self._evaluated(progress, 0)
+            self._channel.request_evaluation(self._untrained)
 
     def paid_env_steps(self, progress: Progress) -> int:
         """Environment steps that the updates so far are owed to: actors may be ahead, a learning curve must not be."""

@@ -9,6 +9,7 @@ from learner.checkpoint import Progress
 from learner.ingestion import Ingestion
 from learner.mirror import ReplayMirror
 from learner.session import Session
+from learner.turn_taking import refuse_missing_steps
 from learner.update import fit_observation_scale
 from replay_service.disk_space import wait_for_space
 from replay_service.errors import CheckpointError
@@ -49,9 +50,12 @@ def restore(session: Session) -> Progress:
 
     Raises:
         CheckpointError: the run has made progress that no sound checkpoint holds.
+        LockstepBroken: a learner before this one has found a turn of lock-step damaged.
     """
     run = session.run
     shared = session.patience.until_answered(session.run_state.read)
+    if run.lockstep and shared is not None:
+        refuse_missing_steps(shared.quarantined_steps, why="the learner before this one found them damaged")
     progress = session.checkpoints.restore(session.state)
     if progress is None:
         if shared is not None and (shared.policy_version > 0 or shared.checkpointed_grad_steps > 0):
@@ -92,7 +96,8 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
 
     Raises:
         DatasetError: a seed message does not fit the run.
-        LockstepBroken: the stream has lost turns that the checkpoint had taken in.
+        AwacError: in lock-step, the stream has lost turns that the checkpoint had taken in.
+        LockstepBroken: in lock-step, a turn is damaged.
     """
     run, config, stop, patience = session.run, session.config, session.stop, session.patience
     mirror = ReplayMirror(

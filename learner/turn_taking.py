@@ -6,11 +6,28 @@ from collections.abc import Callable
 
 from learner.checkpoint import Progress
 from replay_service.config import RunConfig
-from replay_service.errors import LockstepBroken
+from replay_service.errors import AwacError, LockstepBroken
 from replay_service.experience import Trajectory
 from replay_service.lockstep import Turns
 
 _ACTORS_NAMED = 8
+
+
+def refuse_missing_steps(steps: int, *, why: str) -> None:
+    """End a run in lock-step that has lost environment steps: it would wait for their turn for ever.
+
+    Args:
+        steps: in quarantine.
+        why: the reason that they are there for.
+
+    Raises:
+        LockstepBroken: there are any.
+    """
+    if steps:
+        raise LockstepBroken(
+            f"lock-step needs every trajectory of a turn, but {steps} env steps are in quarantine ({why}): their turn "
+            "can never be completed; start over with --restart-behavior restart, which keeps the old run aside"
+        )
 
 
 class TurnTaking:
@@ -43,12 +60,13 @@ class TurnTaking:
         """Store again the turns that a checkpoint had taken in; what came behind them waits for its turn.
 
         Raises:
-            LockstepBroken: the stream has lost some of them.
+            AwacError: the stream has lost some of them. No way out is named, and the exit code is that of a crash:
+                actors that live send them again, and the learner that is started next may find them.
         """
         goal, progress.env_steps = progress.env_steps, 0
         while progress.env_steps < goal:
             if not self.take(progress):
-                raise LockstepBroken(
+                raise AwacError(
                     f"the checkpoint has taken in {goal} env steps, but the stream holds only "
                     f"{progress.env_steps} of them: turn {self.next_turn} is incomplete"
                 )

@@ -42,7 +42,7 @@ class UpdateMetrics(NamedTuple):
     weight_max: Tensor
     """Largest weight of the batch; the mean weight is 1 for batch_softmax."""
     effective_sample_ratio: Tensor
-    """(sum w)^2 / (B sum w^2): 1 when all transitions count alike, 1/B when one alone counts."""
+    """(sum w)^2 / (B sum w^2): 1 when all transitions count alike, 1/B when one alone counts, 0 when none does."""
     log_prob_mean: Tensor
     std_mean: Tensor
     """Mean standard deviation of the policy over action dimensions."""
@@ -424,6 +424,7 @@ def _metrics(work: Workspace, config: LearnerConfig, weights: Tensor, std: Tenso
     clamped = torch.zeros((), device=q_data.device)
     if config.max_q is not None:
         clamped = (q_data >= config.max_q).to(q_data.dtype).mean()
+    weight_max = weights.amax()
     return UpdateMetrics(
         critic_loss=awac.critic_loss(q_data, work.target),
         policy_loss=awac.policy_loss(log_prob, weights, reduction=config.policy_loss_reduction),
@@ -431,8 +432,8 @@ def _metrics(work: Workspace, config: LearnerConfig, weights: Tensor, std: Tenso
         target_mean=work.target.mean(),
         advantage_mean=work.advantages.mean(),
         advantage_std=work.advantages.std(unbiased=False),
-        weight_max=weights.amax(),
-        effective_sample_ratio=weights.sum().square() / (weights.square().sum() * len(weights)),
+        weight_max=weight_max,
+        effective_sample_ratio=awac.effective_sample_ratio(weights, weight_max),
         log_prob_mean=log_prob.mean(),
         std_mean=std.mean(),
         clamped_ratio=clamped,

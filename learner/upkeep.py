@@ -132,8 +132,11 @@ class Upkeep:
         )
         session.patience.until_answered(lambda: session.reports.add_learner_report(report))
 
-    def checkpoint(self) -> None:
+    def checkpoint(self) -> bool:
         """Save the state and the progress; a full disk is waited for.
+
+        Returns:
+            Whether it was written; False when a stop came first.
 
         Raises:
             LearningDiverged: a tensor is not finite.
@@ -147,11 +150,12 @@ class Upkeep:
             waits=session.waits,
         )
         if folder is None:
-            return
+            return False
         self._last_checkpoint = time.monotonic()
         session.patience.until_answered(lambda: session.run_state.set_checkpointed(self._progress.grad_steps))
         session.metrics.checkpoints.inc()
         _log.info("checkpoint %s", folder.name)
+        return True
 
     def _offline_ratio(self) -> float:
         """Expected share of offline data in a batch; pretraining draws from all data alike."""

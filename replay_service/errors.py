@@ -8,7 +8,8 @@
     │   ├── RunDirectoryError     the run directory is in use, holds another run, or cannot be written
     │   ├── RedisUnavailable      no Redis at that address, or it refused the credentials
     │   ├── DamagedState          a counter of the run in Redis was overwritten with something that is none
-    │   ├── CheckpointError       a checkpoint is missing, damaged, or made by another configuration
+    │   ├── CheckpointError       one is missing, damaged or of another configuration, or cannot be read or written
+    │   ├── LockstepBroken        a turn of lock-step can never be completed
     │   └── LearningDiverged      the networks hold NaN or infinity
     ├── WireError                 bytes that are not a valid message (quarantined, never fatal to a reader)
     └── ProtocolError             a peer that must not go on
@@ -58,7 +59,11 @@ class DamagedState(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or made by another configuration."""
+    """A checkpoint is missing, damaged, or made by another configuration, or it cannot be read or written."""
+
+
+class LockstepBroken(UserError):
+    """A turn of lock-step can never be completed: a trajectory of it was damaged in storage, or is lost."""
 
 
 class LearningDiverged(UserError):
@@ -75,10 +80,6 @@ class ProtocolError(AwacError):
 
 class SpecMismatch(ProtocolError):
     """The peer speaks of another environment, network shape or wire version."""
-
-
-class LockstepBroken(AwacError):
-    """A turn can never be completed, because a trajectory of it was damaged in storage."""
 
 
 class EpochLost(ProtocolError):

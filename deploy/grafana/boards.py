@@ -391,7 +391,7 @@ _FLEET_ROWS = (
             ),
             _stat("Replaced", "Crashed actors that were replaced.", "short",
                   series("awac_replay_actor_restarts_total"), warn_above=1),
-            _stat("Sent again", "Messages sent again after a lost answer.", "short",
+            _stat("Sent again", "Messages sent again: Redis had lost them.", "short",
                   f"sum({series('awac_actor_resent_messages_total')})"),
             _stat("Refused duplicates", "Steps that had been stored already.", "short",
                   series("awac_replay_duplicate_steps_total")),

@@ -313,6 +313,26 @@ class TestAdvantageWeights:
         assert not weights.requires_grad
 
 
+class TestEffectiveSampleRatio:
+    @QUICK
+    @given(st.integers(1, 6).flatmap(lambda size: arrays_of(size, low=0.125, high=20.0)), st.integers(-120, 120))
+    def test_follows_the_equation_for_weights_of_any_size(self, weights: Array, exponent: int) -> None:
+        w = tensor(weights * np.float32(2.0) ** exponent)
+        expected = weights.astype(float).sum() ** 2 / (len(weights) * (weights.astype(float) ** 2).sum())
+        assert float(awac.effective_sample_ratio(w, w.amax())) == pytest.approx(expected, rel=1e-5)
+
+    @pytest.mark.parametrize(
+        ("weights", "expected"), [([2.0, 2.0], 1.0), ([0.0, 3.0, 0.0, 0.0], 0.25), ([0.0, 0.0], 0.0)]
+    )
+    def test_literal_values(self, weights: list[float], expected: float) -> None:
+        assert float(awac.effective_sample_ratio(tensor(weights), tensor(max(weights)))) == expected
+
+    def test_does_not_hide_weights_that_are_not_finite(self) -> None:
+        for bad in (math.inf, math.nan):
+            w = tensor([1.0, bad])
+            assert not awac.effective_sample_ratio(w, w.amax()).isfinite()
+
+
 class TestPolicyLoss:
     @QUICK
     @given(st.data(), SIZES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
@@ -267,6 +268,48 @@ class TestDamage:
         assert_same_bits(state, train(fresh_state(seed=99), 1))
 
 
+class TestUnreadable:
+    @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+    def test_is_refused_so_that_no_older_one_takes_its_place(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        older, newer = save_two(tmp_path)
+        plain_read = Path.read_bytes
+
+        def read(path: Path) -> bytes:
+            if path.parent == newer:
+                raise OSError(number, os.strerror(number))
+            return plain_read(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", read)
+            with pytest.raises(CheckpointError, match=rf"step-0*8 cannot be read on .*\({os.strerror(number)}\)"):
+                store_in(tmp_path).restore(fresh_state())
+        assert older.exists()
+        assert store_in(tmp_path).restore(fresh_state()) == progress_at(8)
+
+
+class TestPrepare:
+    def test_makes_the_folder_and_leaves_nothing_in_it(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            store_in(tmp_path / "runs" / "checkpoints").prepare()
+            assert os.listdir(tmp_path / "runs" / "checkpoints") == []
+
+    @pytest.mark.parametrize("below", [".", "checkpoints"])
+    def test_refuses_a_file_in_place_of_the_folder_and_names_it(self, tmp_path: Path, below: str) -> None:
+        (tmp_path / "file").write_text("")
+        folder = tmp_path / "file" / below
+        with pytest.raises(CheckpointError, match=rf"write at {folder} on .* got (FileExists|NotADirectory)Error"):
+            store_in(folder).prepare()
+
+    def test_leaves_a_full_disk_to_the_saves_which_wait(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full_disk(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "touch", full_disk)
+        store_in(tmp_path).prepare()
+
+
 class TestAnotherConfiguration:
     @pytest.mark.parametrize(
         ("changes", "then", "now"),
@@ -307,6 +350,13 @@ class TestSave:
         store_in(tmp_path).save(state, progress_at(3))
         assert os.listdir(tmp_path) == ["step-000000000003"]
         assert store_in(tmp_path).restore(fresh_state()) == progress_at(3)
+
+    def test_removes_what_a_killed_save_of_another_step_has_left(self, tmp_path: Path) -> None:
+        partial = tmp_path / ".step-000000000003.partial"
+        partial.mkdir()
+        (partial / "state.safetensors").write_bytes(b"half")
+        store_in(tmp_path).save(train(fresh_state(), 4), progress_at(4))
+        assert os.listdir(tmp_path) == ["step-000000000004"]
 
     @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
     def test_an_interruption_leaves_the_one_before(

@@ -30,6 +30,11 @@ def test_products_keep_the_precision_of_float32() -> None:
         assert ((left @ right - exact).abs() / scale).max() < 2e-6
 
 
+def test_a_torch_that_cannot_be_told_keeps_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(type(torch.backends.mkldnn), "matmul")  # as before 2.9
+    assert not matrix_products.prefer_onednn()
+
+
 def test_a_machine_that_would_round_keeps_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision

@@ -346,6 +346,15 @@ def test_weight_decay_is_an_l2_penalty_on_every_policy_parameter_and_on_no_criti
             assert torch.equal(after[name], tensor), name
 
 
+@pytest.mark.parametrize(("exponent", "counting"), [(-60.0, 1.0), (-88.0, 1.0), (-200.0, 0.0)])
+def test_metrics_stay_finite_where_the_squares_of_the_weights_leave_float32(exponent: float, counting: float) -> None:
+    config = small_config(weighting="exponential", temperature=0.5, advantage_clip=0.5 * exponent)
+    metrics = gradient_step(fresh_state(config), random_batch(0, dtype=torch.float32), config)
+    assert all(metric.isfinite() for metric in metrics)
+    assert float(metrics.weight_max) == pytest.approx(math.exp(exponent), rel=1e-4, abs=1e-45)
+    assert float(metrics.effective_sample_ratio) == pytest.approx(counting, rel=1e-6)
+
+
 class TestMakeState:
     def test_targets_start_with_weights_of_their_own(self) -> None:
         state = fresh_state(small_config(target_initialisation="independent"))

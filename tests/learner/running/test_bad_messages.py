@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import redis
 
 from learner.learner import Learner
 from replay_service.config import RunConfig
-from replay_service.errors import DatasetError
+from replay_service.errors import USER_ERROR_EXIT_CODE, DatasetError, LockstepBroken
 from replay_service.keys import Keys
+from replay_service.process import run_role
 from replay_service.records import unaccounted_steps
 from replay_service.redis_client import RedisClient
 from replay_service.reports import Reports
@@ -102,6 +105,27 @@ class TestBadMessages:
         assert len(failures) == 1
         final = seeded_state.read()
         assert (final.quarantined_messages, final.env_steps) == (1, 120)
+
+    def test_in_lock_step_end_the_run_and_whoever_would_resume_it(
+        self, seeded_state: RunStateStore, run_config: RunConfig, start_learner: StartLearner, drive: DriveRun,
+        wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        run = replace(run_config, lockstep=True, actors=1)
+        seeded_state.initialise(run)
+        learner, actor = start_learner(run=run), drive(run).actor
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        actor.append(actor.request(), broken=True)
+        with pytest.raises(LockstepBroken, match=r"10 env steps are in quarantine \(rewards: .*; start over with"):
+            learner.join()
+        again = start_learner(run=run)
+
+        def resume() -> int:
+            again.join()
+            return 0
+
+        with pytest.raises(LockstepBroken, match=r"10 env steps are in quarantine .*; start over with"):
+            resume()
+        assert run_role(resume) == USER_ERROR_EXIT_CODE
 
     def test_in_the_seed_stream_end_the_learner(
         self, state: RunStateStore, redis_client: RedisClient, keys: Keys, start_learner: StartLearner

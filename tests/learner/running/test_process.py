@@ -87,3 +87,15 @@ class TestProcess:
         assert "published policy version 3 and" in output
         assert "its checkpoints are gone" in output
         assert "Traceback" not in output
+
+    def test_ends_with_code_2_before_any_work_where_no_checkpoint_could_be_written(
+        self, seeded_state: RunStateStore, run_config: RunConfig, redis_endpoint: RedisEndpoint, tmp_path: Path
+    ) -> None:
+        (tmp_path / "checkpoints").write_text("a file")
+        output, _ = (process := self.start(run_config, redis_endpoint, tmp_path)).communicate(timeout=60)
+        assert process.returncode == 2
+        assert f"can make and write at {tmp_path / 'checkpoints'} on" in output
+        assert "(File exists)" in output
+        assert "Traceback" not in output
+        assert "learns on cpu" in output
+        assert seeded_state.read().evaluations_requested == 0

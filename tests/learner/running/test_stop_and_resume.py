@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from learner.checkpoint import CheckpointStore, Progress
+from learner.learner import Learner
 from learner.session import Session
 from learner.startup import Experience, fill_mirror
-from learner.update import make_state
+from learner.update import LearnerState, make_state
 from replay_service.config import ReplayConfig, RunConfig
 from replay_service.errors import CheckpointError
 from replay_service.keys import Keys
@@ -209,6 +211,24 @@ class TestStopAndResume:
         batches = [m.sample(500, torch.Generator().manual_seed(1), offline_fraction=None) for m in (old, new)]
         assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
+    def test_a_phase_whose_checkpoint_found_no_room_is_not_entered(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, start_learner: StartLearner,
+        wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        def fill_the_disk(learner: Learner) -> None:
+            def save(_state: LearnerState, _progress: Progress) -> Path:
+                learner.session.stop.set()
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            learner.session.checkpoints.save = save  # type: ignore[method-assign]
+
+        start_learner(prepare=fill_the_disk).join()
+        stopped = seeded_state.read()
+        assert (stopped.phase, stopped.policy_version, stopped.grad_steps) == (Phase.PRETRAINING, 0, 30)
+        assert redis_client.get(keys.weights) is None
+        start_learner()
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+
 
 class TestAVersionThatRedisLost:
     def test_is_published_again_with_its_evaluation(
@@ -244,6 +264,33 @@ class TestAVersionThatRedisLost:
         (again,) = evaluation_requests(redis_client, keys)
         assert (again.version, weights_digest(again)) == (1, weights_digest(asked))
         assert seeded_state.read().evaluations_waiting == 2
+
+    def test_the_untrained_one_is_asked_for_again(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        start_learner: StartLearner, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        learner = start_learner(run=replace(run_config, num_offline_steps=10**9))
+        wait_until(lambda: seeded_state.read().grad_steps > 0, "the policy to be trained")
+        (asked,) = evaluation_requests(redis_client, keys)
+        with redis_client.pipeline(transaction=True) as pipe:
+            pipe.hdel(keys.run, "evaluations_requested")
+            pipe.xtrim(keys.evaluation_requests, maxlen=0)
+            pipe.execute()
+        wait_until(lambda: seeded_state.read().evaluations_requested == 1, "the request to come back")
+        (again,) = evaluation_requests(redis_client, keys)
+        assert (again.version, weights_digest(again)) == (0, weights_digest(asked))
+        learner.stop()
+        assert seeded_state.read().evaluations_requested == 1
+
+
+def test_counters_that_redis_lost_come_back_also_after_the_end(
+    seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+    start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    drive(run_config).until_finished(start_learner())
+    redis_client.hset(keys.run, mapping={"grad_steps": 120, "online_grad_steps": 90})
+    wait_until(lambda: seeded_state.read().grad_steps == 130, "the counters to come back")
+    assert seeded_state.read().online_grad_steps == 100
 
 
 class TestExitWhenFinished:
