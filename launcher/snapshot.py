@@ -89,7 +89,8 @@ class SnapshotReader:
         self._client = client
         self._state = RunStateStore(client, keys)
         self._reports = Reports(client, keys)
-        self._evaluations: list[Evaluation] = []
+        # By policy version: a Redis that was killed may forget the newest, which is then recorded and read once more.
+        self._evaluations: dict[int, Evaluation] = {}
         self._cursor = "0-0"
         self._publications = PublicationTimes(client, keys)
         self._learner_reports: deque[LearnerReport] = deque(maxlen=_REPORT_HISTORY)
@@ -99,7 +100,7 @@ class SnapshotReader:
         """One reading."""
         for cursor, evaluation in self._reports.evaluations(self._cursor):
             self._cursor = cursor
-            self._evaluations.append(evaluation)
+            self._evaluations[evaluation.policy_version] = evaluation
         self._state.read()  # refuses when Redis holds no such run
         state, actors = self._reports.state_and_actors()
         self._read_learner_reports()
@@ -108,7 +109,7 @@ class SnapshotReader:
             state=state,
             report=self._learner_reports[-1] if self._learner_reports else None,
             actors=actors,
-            evaluations=list(self._evaluations),
+            evaluations=list(self._evaluations.values()),
             unix_seconds=time.time(),
             reports=tuple(self._learner_reports),
             publications=self._publications.read(),

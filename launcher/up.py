@@ -15,6 +15,7 @@ from launcher.display import Display
 from launcher.experiment import ExperimentConfig
 from launcher.interrupts import Interrupts
 from launcher.learner_node import LearnerNode
+from launcher.opening_notice import OpeningNotice
 from launcher.plan import make_plan
 from launcher.program import RoleProgram, make_program
 from launcher.ray_environment import set_ray_environment
@@ -44,7 +45,8 @@ from replay_service.service import another_run, load_seed_data, resolve_sources
 from replay_service.tasks import find_task
 
 _TICK_S = 0.5
-_READY_TIMEOUT_S = 120.0
+_SILENT_START_S = 120.0
+"""Longest time that the replay service may write nothing to its log before the run is open."""
 _REDIS_GONE_NOTICE = "Redis does not answer; the replay service brings it back, everybody waits"
 
 _log = logging.getLogger(__name__)
@@ -241,20 +243,23 @@ class Run:
         for program in programs:
             supervisor.start(program)
             if not program.needs_redis:
-                self._wait_until_open(supervisor, program, room)
+                self._wait_until_open(supervisor, program, room, display.say)
             if self._interrupts.count:
                 return
 
-    def _wait_until_open(self, supervisor: Supervisor, replay: RoleProgram, room: RoomNotice) -> None:
-        deadline = time.monotonic() + _READY_TIMEOUT_S
+    def _wait_until_open(
+        self, supervisor: Supervisor, replay: RoleProgram, room: RoomNotice, say: Callable[[str], None]
+    ) -> None:
+        opening = OpeningNotice(replay.log_path, say)
         while not self._directory.ready.exists():
             supervisor.tend()
             room.look()
             if supervisor.waiting:
-                deadline = time.monotonic() + _READY_TIMEOUT_S
-            if time.monotonic() > deadline:
+                opening = OpeningNotice(replay.log_path, say)  # it can say nothing before it has room
+            elif opening.look() > _SILENT_START_S:
                 raise RunFailed(
-                    f"the replay service was not ready in {_READY_TIMEOUT_S:.0f} s; its log: {replay.log_path}"
+                    f"the replay service is not ready and has written nothing for {_SILENT_START_S:.0f} s; its log: "
+                    f"{replay.log_path}"
                 )
             if self._interrupts.count:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import redis
@@ -38,8 +39,14 @@ OUTAGE_REASONS = tuple(o.reason for o in (_MEMORY, _DISK, _LOADING, _READ_ONLY, 
 
 SILENT = _SILENT
 
-_BY_CODE = {"MISCONF": _DISK, "NOREPLICAS": _READ_ONLY, "MASTERDOWN": _READ_ONLY, "BUSY": _BUSY, "OOM": _MEMORY}
-"""First words of Redis's own errors, for those to which redis-py gives no type of their own."""
+_BY_CODE = {
+    "MISCONF": _DISK, "NOREPLICAS": _READ_ONLY, "MASTERDOWN": _READ_ONLY, "READONLY": _READ_ONLY, "BUSY": _BUSY,
+    "OOM": _MEMORY, "LOADING": _LOADING,
+}  # fmt: skip
+"""Codes of Redis's own errors, for those that keep them in their text: redis-py gives some a type instead."""
+
+# The code stands first, unless redis-py has put a pipeline's command before it, or Redis the end of a transaction.
+_CODE = re.compile(rf"(?:^|caused error: |because of: )({'|'.join(_BY_CODE)})\b")
 
 
 def outage_of(error: Exception) -> Outage | None:
@@ -51,10 +58,11 @@ def outage_of(error: Exception) -> Outage | None:
             return _MEMORY
         case redis.exceptions.BusyLoadingError():
             return _LOADING
-        case redis.exceptions.ReadOnlyError():
+        case redis.exceptions.ReadOnlyError() | redis.exceptions.MasterDownError():
             return _READ_ONLY
         case redis.exceptions.TimeoutError():
             return _SILENT
         case redis.exceptions.ResponseError():
-            return _BY_CODE.get(str(error).partition(" ")[0])
+            code = _CODE.search(str(error))
+            return _BY_CODE[code[1]] if code else None
     return _GONE if isinstance(error, TRANSIENT_ERRORS) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -57,12 +58,15 @@ class Patience:
         self._before_each_try = before_each_try or (lambda: None)
         self._watch = _SilenceWatch(who)
 
-    def until_answered(self, ask: Callable[[], AnswerT], *, after_stop_s: float = 0.0) -> AnswerT | None:
+    def until_answered(
+        self, ask: Callable[[], AnswerT], *, after_stop_s: float = 0.0, is_long: bool = False
+    ) -> AnswerT | None:
         """Call `ask` until it returns.
 
         Args:
             ask: a request that does no harm when it is carried out twice.
             after_stop_s: go on trying for this long after a stop was asked for.
+            is_long: whether `ask` is many requests, whose time as a whole is no sign of a silent Redis.
 
         Returns:
             The answer, or None when the stop came first.
@@ -78,7 +82,7 @@ class Patience:
             began = time.monotonic()
             self._before_each_try()
             try:
-                with self._watch:
+                with contextlib.nullcontext() if is_long else self._watch:
                     answer = ask()
             except redis.exceptions.RedisError as error:
                 outage = outage_of(error)

@@ -5,9 +5,11 @@ Every role has the same spine: `startup`, then a loop that looks at `StopSignal`
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -59,7 +61,9 @@ class StopSignal:
     """
 
     def __init__(self, *, twice_at_once: bool = True) -> None:
-        self._event = threading.Event()
+        self._asked = False
+        # Not an Event: a handler that runs while the main thread holds that one's lock would wait for it for ever.
+        self._wake_up: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._twice_at_once = twice_at_once
 
     def install(self) -> None:
@@ -70,20 +74,25 @@ class StopSignal:
 
     def set(self) -> None:
         """Ask for an orderly end."""
-        self._event.set()
+        self._asked = True
+        self._wake_up.put(None)
 
     def is_set(self) -> bool:
         """Whether an orderly end was asked for."""
-        return self._event.is_set()
+        return self._asked
 
     def wait(self, seconds: float) -> bool:
         """Sleep, but no longer than until an end is asked for; returns `is_set()`."""
-        return self._event.wait(seconds)
+        if not self._asked:
+            with contextlib.suppress(queue.Empty):
+                self._wake_up.get(timeout=max(0.0, seconds))
+                self._wake_up.put(None)  # for the next one who waits
+        return self._asked
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set() and self._twice_at_once:
+        if self._asked and self._twice_at_once:
             os._exit(128 + number)
-        self._event.set()
+        self.set()
 
 
 def die_with_parent(expected_parent: int | None = None) -> None:

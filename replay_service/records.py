@@ -88,7 +88,7 @@ def make_summary(
         "learner_restarts": state.learner_restarts,
         "evaluations_missed": state.evaluations_missed,
         "evaluations": [
-            {name: asdict(evaluation)[name] for name in _SUMMARY_EVALUATION_FIELDS} for evaluation in evaluations
+            {name: getattr(evaluation, name) for name in _SUMMARY_EVALUATION_FIELDS} for evaluation in evaluations
         ],
     }
 
@@ -133,7 +133,8 @@ class Recorder:
         self._sinks: tuple[PointSink, ...] = (EventFiles(run_dir / "tensorboard"), *sinks)
         self._last_report: LearnerReport | None = None
         self._last_env_steps = -1
-        self._evaluations: list[Evaluation] = []
+        # By policy version: a Redis that was killed may forget the newest, which is then recorded and read once more.
+        self._evaluations: dict[int, Evaluation] = {}
         self._evaluation_cursor = "0-0"
         self._csv_is_due = False
         # Events of earlier sessions are in their own files; only new reports are written.
@@ -150,7 +151,7 @@ class Recorder:
             self._last_report = report
         for cursor, evaluation in self._reports.evaluations():
             self._evaluation_cursor = cursor
-            self._evaluations.append(evaluation)
+            self._evaluations[evaluation.policy_version] = evaluation
         if self._evaluations:
             self._write_csv()
 
@@ -160,11 +161,12 @@ class Recorder:
         Raises:
             OSError: for instance that the disk is full; called again, it goes on without losing or repeating a point.
         """
-        found = list(self._reports.evaluations(self._evaluation_cursor))
-        for cursor, evaluation in found:
+        for cursor, evaluation in self._reports.evaluations(self._evaluation_cursor):
             self._evaluation_cursor = cursor
-            self._evaluations.append(evaluation)
-            self._log(evaluation_point(evaluation))
+            is_new = evaluation.policy_version not in self._evaluations
+            self._evaluations[evaluation.policy_version] = evaluation
+            if is_new:
+                self._log(evaluation_point(evaluation))
             self._csv_is_due = True
         if self._csv_is_due:
             self._write_csv()
@@ -183,7 +185,7 @@ class Recorder:
             status,
             state,
             actors,
-            self._evaluations,
+            list(self._evaluations.values()),
             wall_seconds=self._earlier_seconds + time.monotonic() - self._began,
             rates=self._rates(state),
         )
@@ -221,7 +223,7 @@ class Recorder:
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
-            for evaluation in self._evaluations:
+            for evaluation in self._evaluations.values():
                 writer.writerow({**identity, **asdict(evaluation)})
         os.replace(partial, path)
 

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -27,6 +28,8 @@ from replay_service.redis_client import RedisClient
 
 LOOPBACK = "127.0.0.1"
 _START_TIMEOUT_S = 60.0
+"""Longest time without an answer, or without progress in loading."""
+_LOADING_NOTICE_S = 5.0
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
 _PROCESS_FILE = "server.json"
@@ -119,7 +122,7 @@ class EmbeddedRedis:
             host: address of this machine to listen on, and no other; the endpoint names it.
 
         Raises:
-            RedisUnavailable: it did not start; the text ends with its own last words.
+            RedisUnavailable: it did not start, or stopped loading; the text ends with its own last words.
         """
         folder = folder.absolute()  # the server changes its own folder before it opens files
         password = previous.password if previous is not None else secrets.token_urlsafe(32)
@@ -165,34 +168,45 @@ class EmbeddedRedis:
             )
         except OSError as error:
             raise RedisUnavailable(f"{server} did not start: {error.strerror}") from error
-        _write_private(folder / _PROCESS_FILE, ProcessIdentity.of(process.pid).to_json())
         running = EmbeddedRedis(process, endpoint, server)
-        running._wait_until_ready(log_path)
+        try:
+            _write_private(folder / _PROCESS_FILE, ProcessIdentity.of(process.pid).to_json())
+            running._wait_until_ready(log_path)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         _log.info("%s listens on %s:%d", server, host, chosen_port)
         return running
 
     def _wait_until_ready(self, log_path: Path) -> None:
         client = connect(self.endpoint, reply_timeout_s=_PING_TIMEOUT_S)
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        loaded, told_at = 0, time.monotonic()
+        deadline = told_at + _START_TIMEOUT_S
         try:
-            while not self._answers(client):
-                if self.process.poll() is not None or time.monotonic() > deadline:
+            while (found := self._persistence(client)) is None or found["loading"]:
+                now = time.monotonic()
+                if found is not None and found["loading_loaded_bytes"] != loaded:
+                    loaded = found["loading_loaded_bytes"]
+                    deadline = now + _START_TIMEOUT_S  # the time that data need grows with them, and has no bound
+                    if now - told_at >= _LOADING_NOTICE_S:
+                        told_at = now
+                        of_mib = found["loading_total_bytes"] / 2**20
+                        _log.info("Redis loads its data: %.0f of %.0f MiB", loaded / 2**20, of_mib)
+                if self.process.poll() is not None or now > deadline:
                     raise self._failure(log_path)
                 time.sleep(0.01)
-        except BaseException:
-            self.process.kill()
-            self.process.wait()
-            raise
         finally:
             client.close()
 
-    def _answers(self, client: RedisClient) -> bool:
+    def _persistence(self, client: RedisClient) -> dict[str, Any] | None:
+        """What this server says of its data; None while it says nothing."""
         try:
             # Not PING: a server whose disk is full refuses it. INFO is answered even while data are being loaded.
-            is_loaded = client.info("persistence")["loading"] == 0
-            return is_loaded and bool(client.info("server")["process_id"] == self.process.pid)
+            is_ours = client.info("server")["process_id"] == self.process.pid
+            return client.info("persistence") if is_ours else None
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.InvalidResponse):
-            return False  # not up yet, or somebody else has the port: then ours ends by itself
+            return None  # not up yet, or somebody else has the port: then ours ends by itself
 
     def _failure(self, log_path: Path) -> RedisUnavailable:
         last_words = _last_lines(log_path)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -121,6 +122,14 @@ def _is_restarted() -> bool:
     return os.environ.get(RESTARTED_VARIABLE) == "1"
 
 
+def _try_to(do: str, act: Callable[[], None]) -> None:
+    """Do the last things one by one, so that none is left out for another's sake."""
+    try:
+        act()
+    except FAREWELL_ERRORS as error:
+        _log.warning("the replay service ends without having been able to %s: %s", do, error)
+
+
 class ReplayService:
     """The process. `run` is startup, main loop, shutdown."""
 
@@ -220,28 +229,32 @@ class ReplayService:
         silence_ms = int(self._run.replay.actor_timeout_s * 1000)
         steady_since = last_tick = time.monotonic()
 
-        def tick(status: str) -> None:
+        def tick() -> None:
             # After a start or an outage nobody has been heard of, and nobody is silent by his own fault.
             nonlocal steady_since, last_tick
-            now = time.monotonic()
+            counted, actors = reports.state_and_actors()
+            now = time.monotonic()  # after the answer: Redis measures silence by a clock that goes on in a pause
             if now - last_tick > _OUTAGE_S:
                 steady_since = now
             patient = now - steady_since < self._run.replay.actor_timeout_s
-            for actor in reports.actors():
+            for actor in actors:
                 if actor.lease and not patient:
                     release(keys=[self._keys.counters, self._keys.actor(actor.actor_id)], args=[silence_ms])
-            found = reports.state_and_actors()
-            wait_for_space(
-                lambda: recorder.update(*found, status=status), "replay service", stop=self._stop, waits=self._waits
-            )
-            last_tick = time.monotonic()  # tries that failed belong to the outage
+            last_tick = now  # not before: tries that failed belong to the outage
+            recorder.update(counted, actors)
+
+        def record_end() -> None:
+            status = (client.hget(self._keys.run, "final_status") or b"stopped").decode()
+            recorder.update(*reports.state_and_actors(), status=status)
 
         while not self._stop.wait(_PERIOD_S):
-            self._patience.until_answered(lambda: tick("running"))
+            # The wait for room stands outside: a full disk is no silence of Redis, and leases are looked after in it.
+            wait_for_space(
+                lambda: self._patience.until_answered(tick), "replay service", stop=self._stop, waits=self._waits
+            )
         discovery.stop()
-        with contextlib.suppress(*FAREWELL_ERRORS):
-            state.withdraw_endpoint(_PROCESS_NAME)
-            tick((client.hget(self._keys.run, "final_status") or b"stopped").decode())
+        _try_to("write the last summary", record_end)
+        _try_to("withdraw from service discovery", lambda: state.withdraw_endpoint(_PROCESS_NAME))
         wait_for_space(recorder.close, "replay service", stop=self._stop)
 
     def _seed(self, client: RedisClient, state: RunStateStore) -> bool:
@@ -249,8 +262,9 @@ class ReplayService:
         found = self._patience.until_answered(state.read)
         if found is None or found.phase is not Phase.SEEDING:
             return found is not None
+        _log.info("loading and storing the offline data")
         data = load_seed_data(self._run)
-        self._patience.until_answered(lambda: seed(client, self._keys, data))
+        self._patience.until_answered(lambda: seed(client, self._keys, data), is_long=True)
         if self._stop.is_set():
             return False
         self._patience.until_answered(lambda: state.set_phase(Phase.PRETRAINING))

@@ -10,6 +10,7 @@ from launcher.doubtful_settings import doubts
 from launcher.experiment import ExperimentConfig
 from learner.config import PRESETS, LearnerConfig
 from replay_service.config import EnvironmentConfig, ReplayConfig, RunConfig
+from replay_service.tasks import TASKS
 
 DOOR = EnvironmentConfig(max_episode_steps=200, observation_dim=39, action_dim=28)
 PENDULUM = EnvironmentConfig(max_episode_steps=200, observation_dim=3, action_dim=1)
@@ -30,6 +31,27 @@ def test_the_preset_of_other_environments_raises_none() -> None:
     assert list(doubts(experiment("locomotion", run, {}))) == []
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_the_default_buffer_of_each_hand_task_has_room(task: str) -> None:
+    shape = EnvironmentConfig(
+        max_episode_steps=200, observation_dim=TASKS[task].observation_dim, action_dim=TASKS[task].action_dim
+    )
+    assert list(doubts(experiment("strong", {"env": task, "environment": shape}, {}))) == []
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"replay": ReplayConfig(evict_seed=False, max_memory_mb=256, capacity=700_000)},
+        {"replay": ReplayConfig(evict_seed=False, max_memory_mb=64), "num_env_steps": 100_000},
+        {"replay": ReplayConfig(evict_seed=False, max_memory_mb=64), "redis_url": "redis://elsewhere:6379"},
+    ],
+    ids=["smaller buffer", "short run", "the user's Redis"],
+)
+def test_a_buffer_that_fits_or_is_another_s_affair_raises_none(run: dict[str, Any]) -> None:
+    assert list(doubts(experiment("strong", run, {}))) == []
+
+
 @pytest.mark.parametrize(
     ("run", "learner", "words"),
     [
@@ -37,6 +59,7 @@ def test_the_preset_of_other_environments_raises_none() -> None:
         ({"rollout_length": 1}, {}, "so 100% of the online transitions"),
         ({}, {"discount": 0.995}, "returns down to -200 are possible"),
         ({"replay": ReplayConfig(evict_seed=True)}, {}, "its offline part shrinks to nothing"),
+        ({"replay": ReplayConfig(evict_seed=False, max_memory_mb=256)}, {}, "1,000,000 transitions take about 261 MiB"),
         ({"dataset": ("none",)}, {}, "learner.offline_fraction has no effect without a dataset"),
         ({"dataset": ("none",)}, {"offline_fraction": None, "normalise_observations": True}, "give the scale"),
         ({"env": "Pendulum-v1", "environment": PENDULUM}, {"offline_fraction": None}, "at or below 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from launcher.snapshot import SnapshotReader
@@ -11,6 +12,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.weights_channel import WeightsChannel
+from tests.launcher import made_snapshots
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights
@@ -32,6 +34,17 @@ def test_a_reader_takes_up_the_newest_reports_and_follows_on(
     found = reader.read()
     assert [r.env_steps for r in found.reports] == list(range(51, 201))
     assert found.report == report(200)
+
+
+def test_an_evaluation_that_redis_forgot_and_was_told_again_is_shown_once(
+    state: RunStateStore, redis_client: RedisClient, keys: Keys
+) -> None:
+    reader, reports = SnapshotReader(redis_client, keys), Reports(redis_client, keys)
+    for seconds in (1.0, 2.0):
+        evaluation = replace(made_snapshots.evaluation(3, 100, 0.5), seconds=seconds)
+        redis_client.delete(keys.evaluations)  # as a Redis that was killed before it wrote its file
+        reports.add_evaluation(evaluation, request_id="3-0")
+        assert reader.read().evaluations == [evaluation]
 
 
 def test_before_the_first_report_there_is_none_and_later_ones_are_seen(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
+from redis._parsers.base import BaseParser
 
 from replay_service import patience
 from replay_service.config import RunConfig
@@ -197,9 +198,42 @@ def test_a_request_without_a_reply_is_told_while_it_lasts(
     client.close()
 
 
+CODES = {
+    "MISCONF Errors writing to the AOF file: No space left on device": "redis_disk",
+    "NOREPLICAS Not enough good replicas to write.": "redis_read_only",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.": "redis_read_only",
+    "READONLY You can't write against a read only replica.": "redis_read_only",
+    "BUSY Redis is busy running a script.": "redis_busy",
+    "OOM command not allowed when used memory > 'maxmemory'.": "redis_memory",
+    "LOADING Redis is loading the dataset in memory": "redis_loading",
+}
+
+
+def as_told(reply: str) -> Exception:
+    """An error as redis-py makes it of Redis's reply."""
+    error: Exception = BaseParser.parse_error(reply)
+    return error
+
+
+@pytest.mark.parametrize(("reply", "reason"), CODES.items(), ids=lambda value: value.partition(" ")[0])
+def test_an_outage_is_the_same_in_a_pipeline_and_at_the_end_of_a_transaction(reply: str, reason: str) -> None:
+    pipe: Any = redis.Redis().pipeline()
+    inside = as_told(reply)
+    pipe.annotate_exception(inside, 1, ("XADD", "{night}:evaluations", "*", "json", "{}"))
+    assert "Command # 1" in str(inside)
+    aborted = as_told(f"EXECABORT Transaction discarded because of: {reply}")
+    assert isinstance(aborted, redis.exceptions.ExecAbortError)
+    for error in (as_told(reply), inside, aborted):
+        outage = outage_of(error)
+        assert outage is not None, error
+        assert outage.reason == reason
+
+
 def test_what_no_waiting_mends_is_no_outage() -> None:
     for error in (
         redis.exceptions.ResponseError("WRONGTYPE"),
+        redis.exceptions.ResponseError("BUSYGROUP Consumer Group name already exists"),
+        as_told("EXECABORT Transaction discarded because of previous errors."),
         redis.exceptions.NoPermissionError("NOPERM"),
         redis.exceptions.AuthenticationError("WRONGPASS"),
         redis.exceptions.DataError("ours"),

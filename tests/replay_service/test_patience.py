@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
+from replay_service import patience
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.outage import outage_of
 from replay_service.patience import Patience
@@ -88,6 +90,17 @@ def test_the_log_tells_of_the_outage_and_of_its_end_once_each(
     assert began.startswith("actor 3 waits for Redis to answer (nobody listens there")
     assert began.endswith(": refused")
     assert ended.startswith("actor 3: Redis answers again after")
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_many_requests_that_take_long_together_are_not_called_a_silent_redis(
+    stop: StopSignal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    monkeypatch.setattr(patience, "_LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(patience, "_NOTICE_PERIOD_S", 0.1)
+    caplog.set_level(logging.INFO)
+    Patience("replay service", stop).until_answered(lambda: time.sleep(1.0), is_long=is_long)
+    assert ("waits for Redis to reply" in caplog.text) is not is_long
 
 
 def test_a_stop_ends_the_wait_without_an_answer(stop: StopSignal) -> None:

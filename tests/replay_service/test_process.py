@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,9 +133,53 @@ print("asked", stop.is_set(), flush=True)
 sys.stdin.readline()
 """
 
+    AT_EVERY_LINE = """
+import faulthandler, signal, sys
+from replay_service.process import StopSignal
+
+faulthandler.dump_traceback_later(20, exit=True)
+line = 0
+while True:
+    stop, line, seen = StopSignal(), line + 1, 0
+    stop.install()
+
+    def at_line(frame, event, _argument):
+        global seen
+        seen += event == "line"
+        if event == "line" and seen == line:
+            signal.raise_signal(signal.SIGTERM)
+        return at_line
+
+    sys.settrace(at_line)
+    stop.wait(0.05)
+    sys.settrace(None)
+    if seen < line:
+        break
+    assert stop.is_set(), line
+print("lines", line)
+"""
+
+    def test_a_signal_at_any_line_of_a_wait_is_taken(self) -> None:
+        """The handler runs in the thread that waits, between any two of its lines, whatever that one holds."""
+        with python(self.AT_EVERY_LINE) as process:
+            out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert int(out.removeprefix("lines ")) > 3
+
+    def test_several_may_wait(self) -> None:
+        stop = StopSignal()
+        found: list[bool] = []
+        waiting = [threading.Thread(target=lambda: found.append(stop.wait(60)), daemon=True) for _ in range(3)]
+        for thread in waiting:
+            thread.start()
+        stop.set()
+        for thread in waiting:
+            thread.join(30)
+        assert found == [True] * 3
+
     def test_it_is_set_once_and_stays(self) -> None:
         stop = StopSignal()
-        assert (stop.is_set(), stop.wait(0)) == (False, False)
+        assert (stop.is_set(), stop.wait(0), stop.wait(-1)) == (False, False, False)
         stop.set()
         assert (stop.is_set(), stop.wait(60)) == (True, True)
 

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tensorboardX.proto.event_pb2 import Event
 
+from replay_service import records
 from replay_service.disk_space import wait_for_space
 from replay_service.keys import Keys
 from replay_service.process import StopSignal
@@ -182,6 +183,17 @@ class TestSummary:
         offline = replace(STATE, env_steps=0, online_grad_steps=0)
         assert make_summary(IDENTITY, "running", offline, [], [], wall_seconds=0, rates=(0, 0))["utd_ratio"] is None
 
+    def test_evaluations_are_not_copied_whole_at_each_tick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        copied = []
+
+        def copy(value: Any) -> dict[str, Any]:
+            copied.append(type(value))
+            return asdict(value)
+
+        monkeypatch.setattr(records, "asdict", copy)
+        make_summary(IDENTITY, "running", STATE, [], [EVALUATION] * 3, wall_seconds=0, rates=(0, 0))
+        assert Evaluation not in copied
+
     @pytest.mark.parametrize(
         ("ledgers", "unaccounted"),
         [
@@ -291,7 +303,7 @@ class TestRecorder:
         self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path
     ) -> None:
         def report(version: int) -> None:
-            judged = replace(EVALUATION, env_steps=10 * version, grad_steps=100 * version)
+            judged = replace(EVALUATION, policy_version=version, env_steps=10 * version, grad_steps=100 * version)
             reports.add_evaluation(judged, request_id=f"{version}-0")
             metrics = {"policy_loss": 0.5}
             reports.add_learner_report(LearnerReport(100 * version, 10 * version, 1_700_000_000.0, metrics))
@@ -316,6 +328,26 @@ class TestRecorder:
                 assert events[axis]["eval/success_any", step] == 1
                 assert events[axis]["eval/success_final", step] == 0
                 assert events[axis]["eval/episode_return", step] == 1
+
+    def test_an_evaluation_that_redis_forgot_and_was_told_again_counts_once(
+        self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path,
+        redis_client: RedisClient, keys: Keys,
+    ) -> None:  # fmt: skip
+        recorder = open_recorder()
+        for version in (1, 2):
+            judged = replace(EVALUATION, policy_version=version, grad_steps=100 * version)
+            reports.add_evaluation(judged, request_id=f"{version}-0")
+        recorder.update(state.read(), [])
+        redis_client.delete(keys.evaluations)  # as a Redis that was killed before it wrote its file
+        for version in (1, 2):
+            judged = replace(EVALUATION, policy_version=version, grad_steps=100 * version, seconds=9.0)
+            reports.add_evaluation(judged, request_id=f"{version}-0")
+        recorder.update(state.read(), [])
+        recorder.close()
+        assert [(row["policy_version"], row["seconds"]) for row in read_rows(tmp_path)] == [("1", "9.0"), ("2", "9.0")]
+        assert [e["policy_version"] for e in read_summary(tmp_path)["evaluations"]] == [1, 2]
+        events = Counter(take_events(tmp_path, "by_grad_steps"))
+        assert [events["eval/episode_return", 100 * version] for version in (1, 2)] == [1, 1]
 
     def test_a_disk_that_was_full_for_a_while_has_every_point_once(
         self, reports: Reports, state: RunStateStore, tmp_path: Path, wait_until: WaitUntil

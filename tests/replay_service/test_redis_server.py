@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +260,56 @@ class TestFailingStart:
         log.write_bytes(data)
         with pytest.raises(RedisUnavailable, match=r"did not start: .*[Bb]ad file format"):
             EmbeddedRedis.start(tmp_path, server=find_server(), max_memory_mb=64, previous=running.endpoint)
+
+
+class LoadingServer:
+    """A client of a server that loads its data: each look finds the next number of bytes loaded; None: all of them."""
+
+    def __init__(self, pid: int, loaded: Iterator[int | None]) -> None:
+        self._pid = pid
+        self._loaded = loaded
+
+    def info(self, section: str) -> dict[str, int]:
+        if section == "server":
+            return {"process_id": self._pid}
+        found = next(self._loaded)
+        if found is None:
+            return {"loading": 0}
+        return {"loading": 1, "loading_loaded_bytes": found, "loading_total_bytes": 100 * 2**20}
+
+    def close(self) -> None:
+        pass
+
+
+class TestLoading:
+    @pytest.fixture
+    def wait(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Iterator[int | None]], None]]:
+        """Wait for a server that loads as it is told, with the patience of a third of a second."""
+        monkeypatch.setattr(redis_server, "_START_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(redis_server, "_LOADING_NOTICE_S", 0.1)
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        running = EmbeddedRedis(process, RedisEndpoint("redis://127.0.0.1:1"), Path("redis-server"))
+
+        def begin(loaded: Iterator[int | None]) -> None:
+            monkeypatch.setattr(redis_server, "connect", lambda *_, **__: LoadingServer(process.pid, loaded))
+            running._wait_until_ready(tmp_path / "server.log")
+
+        yield begin
+        process.kill()
+        process.wait()
+
+    def test_data_that_take_longer_than_the_deadline_are_waited_for_and_told_of(
+        self, wait: Callable[[Iterator[int | None]], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        began = time.monotonic()
+        wait(iter([*(number * 2**20 for number in range(1, 81)), None]))
+        assert time.monotonic() - began > 0.6
+        assert any("of 100 MiB" in record.getMessage() for record in caplog.records)
+
+    def test_loading_that_stands_still_is_given_up(self, wait: Callable[[Iterator[int | None]], None]) -> None:
+        with pytest.raises(RedisUnavailable, match="did not start"):
+            wait(itertools.chain([2**20], itertools.repeat(2 * 2**20)))
 
 
 class TestDeath:

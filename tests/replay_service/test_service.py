@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -7,25 +8,30 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
+from replay_service import patience, records, service
 from replay_service.config import RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, connect
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
-from replay_service.process import PARENT_VARIABLE
+from replay_service.process import PARENT_VARIABLE, StopSignal
+from replay_service.records import write_json
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
-from replay_service.service import ServiceFiles, resolve_sources
+from replay_service.service import ReplayService, ServiceFiles, resolve_sources
 from replay_service.trajectory_stream import TrajectoryWriter
-from tests.faults import no_memory, wait_until_written
+from tests.faults import no_memory, paused, wait_until_written
 
 if TYPE_CHECKING:
     from tests.conftest import WaitUntil
@@ -107,6 +113,92 @@ class TestSources:
             resolve_sources(replace(run_config, dataset=("none", "a")))
 
 
+class TestFaultsOfItsFiles:
+    """The service as a thread of the test, on a Redis of the user's own, so that a fault can be put into it."""
+
+    @pytest.fixture
+    def run(self, run_config: RunConfig, redis_endpoint: RedisEndpoint, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+        monkeypatch.setenv(PASSWORD_VARIABLE, redis_endpoint.password)
+        monkeypatch.setattr(service, "_PERIOD_S", 0.05)
+        return replace(run_config, redis_url=redis_endpoint.url)
+
+    @pytest.fixture
+    def serving(
+        self, run: RunConfig, files: ServiceFiles, wait_until: WaitUntil
+    ) -> Callable[[], AbstractContextManager[None]]:
+        @contextmanager
+        def begin() -> Iterator[None]:
+            stop = StopSignal()
+            thread = threading.Thread(target=ReplayService(run, files.run_dir, stop=stop).run, daemon=True)
+            thread.start()
+            try:
+                wait_until(files.ready.exists, "the service to open")
+                yield
+            finally:
+                stop.set()
+                thread.join(60)
+            assert not thread.is_alive()
+
+        return begin
+
+    def status(self, files: ServiceFiles) -> str:
+        found: str = json.loads((files.run_dir / "summary.json").read_text(encoding="utf-8"))["status"]
+        return found
+
+    def test_a_full_disk_is_not_taken_for_a_silent_redis(
+        self, serving: Callable[[], AbstractContextManager[None]], files: ServiceFiles, wait_until: WaitUntil,
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(patience, "_LOOK_EVERY_S", 0.05)
+        monkeypatch.setattr(patience, "_NOTICE_PERIOD_S", 0.5)
+        caplog.set_level("INFO")
+        is_full = threading.Event()
+
+        def write(path: Path, values: dict[str, Any]) -> None:
+            if is_full.is_set():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write_json(path, values)
+
+        monkeypatch.setattr(records, "write_json", write)
+        with serving():
+            is_full.set()
+            wait_until(lambda: "waits for room on the disk" in caplog.text, "the full disk to be told")
+            time.sleep(1.5)
+            is_full.clear()
+            (files.run_dir / "summary.json").unlink(missing_ok=True)
+            wait_until((files.run_dir / "summary.json").exists, "the summary to be written again")
+        assert "waits for Redis" not in caplog.text
+
+    def test_an_endpoint_that_cannot_be_withdrawn_does_not_cost_the_last_summary(
+        self, serving: Callable[[], AbstractContextManager[None]], files: ServiceFiles,
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        def refuse(*_: object) -> None:
+            raise redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file")
+
+        monkeypatch.setattr(RunStateStore, "withdraw_endpoint", refuse)
+        with serving():
+            pass
+        assert self.status(files) == "stopped"
+        assert "withdraw from service discovery: MISCONF" in caplog.text
+
+    def test_a_last_summary_that_cannot_be_written_is_told_and_does_not_cost_the_withdrawal(
+        self, serving: Callable[[], AbstractContextManager[None]], redis_client: RedisClient, keys: Keys,
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        def write(path: Path, values: dict[str, Any]) -> None:
+            if values["status"] != "running":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write_json(path, values)
+
+        monkeypatch.setattr(records, "write_json", write)
+        state = RunStateStore(redis_client, keys)
+        with serving():
+            assert list(state.endpoints()) == ["replay"]
+        assert state.endpoints() == {}
+        assert "write the last summary: " in caplog.text
+
+
 class TestProcess:
     def test_it_opens_a_run_and_closes_it_in_order(self, serve: Serve, files: ServiceFiles) -> None:
         process = serve()
@@ -179,8 +271,9 @@ class TestProcess:
         assert process.poll() is None
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("fault", ["no memory", "paused"])
     def test_leases_of_the_silent_are_given_back_but_not_after_an_outage(
-        self, serve: Serve, files: ServiceFiles, wait_until: WaitUntil
+        self, serve: Serve, files: ServiceFiles, wait_until: WaitUntil, fault: str
     ) -> None:
         actor_timeout_s = 4.0
         process = serve(CONFIG + f"[replay]\nactor_timeout_s = {actor_timeout_s}\n")
@@ -198,8 +291,9 @@ class TestProcess:
         wait_until(lambda: state.read().leased_steps == 0, "the lease of an actor that fell silent to lapse")
 
         lease(1)
-        with no_memory(admin):
-            time.sleep(actor_timeout_s + 4.0)  # longer than the timeout and than what counts as an outage
+        pid = int(admin.info("server")["process_id"])
+        with no_memory(admin) if fault == "no memory" else paused(pid):
+            time.sleep(actor_timeout_s + 4.0)  # longer than both time-outs, and shorter than that of a reply
         told = time.monotonic()
         time.sleep(2.5)  # tries come at most two seconds apart
         assert state.read().leased_steps == 10

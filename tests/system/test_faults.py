@@ -65,7 +65,7 @@ def test_a_run_waits_a_fault_out_and_ends_sound(name: str, own: OwnRedis, start:
     assert summary["env_steps"] == 4000
     assert summary["unaccounted_steps"] == 0
     assert summary["actor_restarts"] == summary["learner_restarts"] == 0
-    for role in ("learner", "actor-0", "actor-1", "replay"):
+    for role in ("learner", "actor-0", "actor-1", "evaluator", "replay"):
         log = (run.run_dir / "logs" / f"{role}.log").read_text()
         assert "Traceback" not in log, log
     for role in ("learner", "actor-0", "actor-1"):
