@@ -132,17 +132,16 @@ def save_figure(figure: Figure, path: Path) -> None:
 def _figure(curves: Sequence[Curve], metric: Metric, axis: Axis, references: Sequence[Reference]) -> Figure:
     envs = list(dict.fromkeys(curve.env for curve in curves))
     labels = list(dict.fromkeys(curve.label for curve in curves))
-    lines = (
-        max(sum(_legend_text(c).count("\n") + 1 for c in curves if c.env == env) for env in envs) + len(references) + 3
-    )
+    shown_in = {env: [curve for curve in curves if curve.env == env] for env in envs}
+    lines = max(map(_legend_lines, shown_in.values())) + len(references) + 3
     width, height = PANEL_INCHES
     size = (width * len(envs), height + _LEGEND_LINE_INCHES * lines)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(envs), squeeze=False)[0]
     for panel, env in zip(panels, envs, strict=True):
-        shown = [curve for curve in curves if curve.env == env]
+        shown = shown_in[env]
         for curve in shown:
-            _draw(panel, curve, labels.index(curve.label))
+            _draw(panel, curve, labels.index(curve.label), _legend_text(curve, with_episodes=not _alike(shown)))
         for reference in references:
             if reference.env in (None, env):
                 panel.axhline(reference.value, color="#555555", linestyle=":", linewidth=1.2,
@@ -150,7 +149,7 @@ def _figure(curves: Sequence[Curve], metric: Metric, axis: Axis, references: Seq
         _explain(panel, shown)
         panel.set_title(env)
         panel.set_xlabel(_AXIS_NAMES[axis])
-        panel.set_ylabel(_METRIC_NAMES[metric])
+        panel.set_ylabel(_METRIC_NAMES[metric] + (f", of {_episodes(shown[0])} episodes" if _alike(shown) else ""))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         if metric != "episode_return":
@@ -160,7 +159,7 @@ def _figure(curves: Sequence[Curve], metric: Metric, axis: Axis, references: Seq
     return figure
 
 
-def _draw(panel: Axes, curve: Curve, number: int) -> None:
+def _draw(panel: Axes, curve: Curve, number: int, label: str) -> None:
     colour = _COLOURS[number % len(_COLOURS)]
     if len(curve.seeds) > 1:
         panel.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
@@ -174,7 +173,7 @@ def _draw(panel: Axes, curve: Curve, number: int) -> None:
         linewidth=1.8,
         marker=_MARKERS[number % len(_MARKERS)],
         markersize=3.5,
-        label=_legend_text(curve),
+        label=label,
     )
     if curve.offline is not None:
         at, value = curve.offline
@@ -192,15 +191,30 @@ def _explain(panel: Axes, curves: Sequence[Curve]) -> None:
         panel.plot([], [], color="#888888", linewidth=0.5, label="one seed")
 
 
-def _legend_text(curve: Curve) -> str:
+def _legend_lines(shown: Sequence[Curve]) -> int:
+    return sum(_legend_text(curve, with_episodes=not _alike(shown)).count("\n") + 1 for curve in shown)
+
+
+def _legend_text(curve: Curve, *, with_episodes: bool) -> str:
     # A legend wider than its panel would take the panel's room.
-    return textwrap.fill(describe_group(curve), _LEGEND_CHARACTERS)
+    text = describe_group(curve) if with_episodes else f"{curve.label} ({_seeds(curve)})"
+    return textwrap.fill(text, _LEGEND_CHARACTERS)
 
 
 def describe_group(curve: Curve) -> str:
-    """The legend's text of a curve."""
-    count = len(curve.seeds)
+    """What a curve is, in words."""
+    return f"{curve.label} ({_seeds(curve)}, {_episodes(curve)} episodes an evaluation)"
+
+
+def _seeds(curve: Curve) -> str:
+    return "1 seed" if len(curve.seeds) == 1 else f"mean of {len(curve.seeds)} seeds"
+
+
+def _episodes(curve: Curve) -> str:
     fewest, most = curve.episodes
-    episodes = str(fewest) if fewest == most else f"{fewest} to {most}"
-    seeds = "1 seed" if count == 1 else f"mean of {count} seeds"
-    return f"{curve.label} ({seeds}, {episodes} episodes an evaluation)"
+    return str(fewest) if fewest == most else f"{fewest} to {most}"
+
+
+def _alike(curves: Sequence[Curve]) -> bool:
+    """Whether all evaluations behind a panel have the same number of episodes: then its axis says so, once."""
+    return len({count for curve in curves for count in curve.episodes}) == 1

@@ -43,9 +43,9 @@ def test_the_picture_shows_every_group_and_says_what_it_is(tmp_path: Path, capsy
         "pen",
         "door",
         "online environment steps",
-        "success at the last step",
-        "paper (mean of 3 seeds, 50 episodes an evaluation)",
-        "paper (1 seed, 50 episodes an evaluation)",
+        "success at the last step, of 50 episodes",
+        "paper (mean of 3 seeds)",
+        "paper (1 seed)",
         "after offline pretraining, before online steps",
         "band: lowest to highest seed",
         "paper (0.98)",
@@ -80,7 +80,7 @@ def test_labels_take_the_place_of_presets(tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["plot", *runs, *options, "--output", str(tmp_path / "a.svg")]) == 0
     assert "pen: a (1 seed, 50" in capsys.readouterr().out
     picture = (tmp_path / "a.svg").read_text()
-    assert "<!-- episode return -->" in picture
+    assert "<!-- episode return, of 50 episodes -->" in picture
     assert "<!-- gradient steps -->" in picture
 
 
@@ -178,3 +178,14 @@ def test_other_commands_do_not_load_matplotlib() -> None:
     code = "import sys, launcher.cli; print([m for m in ('matplotlib', 'h5py', 'torch', 'mujoco') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_groups_that_were_judged_on_different_numbers_of_episodes_say_so_each(tmp_path: Path) -> None:
+    fifty = run_file(tmp_path / "fifty.csv", (1, 0, 0.1), (2, 5000, 0.2))
+    ten = run_file(tmp_path / "ten.csv", (1, 0, 0.1), (2, 5000, 0.2), preset="other")
+    ten.write_text(ten.read_text().replace(",50,1.5,", ",10,1.5,"))
+    assert cli.main(["plot", str(fifty), str(ten), "--output", str(tmp_path / "a.svg")]) == 0
+    picture = (tmp_path / "a.svg").read_text()
+    for text in ("success at the last step", "paper (1 seed, 50 episodes an evaluation)",
+                 "other (1 seed, 10 episodes an evaluation)"):  # fmt: skip
+        assert f"<!-- {text} -->" in picture
