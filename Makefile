@@ -2,14 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROJECT := $(VENV)/.project
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+
+# Which build of torch: none named is that of the package index (on Linux with CUDA, several GB); cpu, auto, or any other
+# that uv knows. It counts when the environment is made.
+TORCH_BACKEND ?=
 
 # A run of a few minutes on two cores; `make up UP="--env relocate --actors 32"` runs anything else.
 UP ?= --env pen --actors 2 --num-env-steps 10000 --learner.evaluate-every-env-steps 5000
 
 .PHONY: up test test-fast lint bench bench-peers clean
 
-up: $(INSTALLED)
+up: $(PROJECT)
 	$(BIN)/launcher up $(UP)
 
 test: $(INSTALLED)
@@ -39,8 +45,15 @@ bench-peers:
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(PROJECT): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,dev]"
+	@echo "installing into $(VENV); without a GPU, TORCH_BACKEND=cpu saves several GB"
+	test -z "$(TORCH_BACKEND)" || $(PIP) uv
+	test -z "$(TORCH_BACKEND)" || $(BIN)/uv pip install --python $(BIN)/python --torch-backend=$(TORCH_BACKEND) -c constraints.txt torch
+	$(PIP) -e ".[video]"
+	touch $(PROJECT)
+
+$(INSTALLED): $(PROJECT)
+	$(PIP) -e ".[test,dev]"
 	touch $(INSTALLED)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.learning_curves --runs RUNS --only 'strong-*' --jobs 2
 
-The demonstrations of pen and relocate are in benchmarks/demonstrations; its README says where door's come from. A run that has all the steps of its experiment is left alone; one that was interrupted, or began with fewer steps, is
-resumed: the command may be given again after anything. A run that was made with other settings than its experiment has
-now is refused before anything starts. `--list` prints the commands instead. Every run has one learner thread: on a
+The demonstrations of pen and relocate are in benchmarks/demonstrations; its README says where door's come from. A run
+that has all the steps of its experiment is left alone; one that was interrupted, or began with fewer steps, is resumed:
+the command may be given again after anything. A run that was made with other settings than its experiment has now is
+refused before anything starts. `--list` prints the commands instead. Every run has one learner thread: on a
 small machine as many runs as there are cores go on at once. `--make-data` makes the datasets that the chosen runs need
 and that are missing: the cloned rollouts of the paper's protocol, and demonstrations that are worse than those of the
 main curves.

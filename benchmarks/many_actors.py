@@ -1,7 +1,7 @@
 """What do 32 actors cost on a machine that two would fill? Environment steps, memory, and whether the learner starves.
 
-Both runs have the same settings, a quarter of an update an environment step; only the number of actors differs. They
-are measured once the limiter's band is full, when the learner sets the pace.
+Both runs have the same settings, those of `strong` with a quarter of an update an environment step; only the number of
+actors differs. They are measured once the limiter's band is full, when the learner sets the pace.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def measure(actors: int) -> Found:
     with (
         tempfile.TemporaryDirectory() as folder,
         online_run(
-            Path(folder), env="relocate", actors=actors, device="cpu", utd_ratio=0.25, num_offline_steps=200,
-            learner__batch_size=256, num_env_steps=10**9, learner__evaluate_every_env_steps=0, evaluator__episodes=1,
+            Path(folder), env="relocate", preset="strong", actors=actors, device="cpu", utd_ratio=0.25,
+            num_offline_steps=200, num_env_steps=10**9, learner__evaluate_every_env_steps=0, evaluator__episodes=1,
             learner__report_every_s=1,
         ) as run,
     ):  # fmt: skip

@@ -24,9 +24,9 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         online_run(
-            Path(folder), env="relocate", actors=2, device="cpu", utd_ratio=1, num_offline_steps=OFFLINE_STEPS,
-            learner__offline_batch_size=1024, num_env_steps=10**9, learner__evaluate_every_env_steps=0,
-            evaluator__episodes=1, learner__report_every_s=1,
+            Path(folder), env="relocate", preset="published", actors=2, device="cpu", utd_ratio=1,
+            num_offline_steps=OFFLINE_STEPS, learner__batch_size=1024, learner__offline_batch_size=1024,
+            num_env_steps=10**9, learner__evaluate_every_env_steps=0, evaluator__episodes=1, learner__report_every_s=1,
         ) as run,
     ):  # fmt: skip
         time.sleep(_SETTLE_S)  # the evaluation of the offline policy

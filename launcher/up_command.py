@@ -53,6 +53,11 @@ def up(
     """Run an experiment: seed the buffer, pretrain offline, fine-tune online, evaluate.
 
     Ctrl-C once stops in order and leaves a run that can be resumed; twice ends at once.
+
+    The defaults below are those of the authors' script (`--preset published`). A preset has others in their place, and
+    the three hand tasks have `strong` when none is named: `launcher up --dry-run` prints what a run gets. In the
+    learner's settings [hand], [paper] and [mujoco] say where a default is from: the authors' script for the hand tasks,
+    the paper, and their script for locomotion.
     """
     from launcher import run_directory
     from launcher.autotune import with_measured_actors
