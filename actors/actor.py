@@ -327,7 +327,7 @@ class Actor:
     def _leave(self) -> None:
         try:
             if self._writer.release() is None:
-                return  # what is registered under this index is another process
+                return  # what is registered under this index is a newer process
             self._state.withdraw_endpoint(self._process_name)
         except FAREWELL_ERRORS as error:
             _log.warning("actor %d left without saying goodbye: %s", self._actor_id, error)

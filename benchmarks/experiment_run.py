@@ -53,7 +53,8 @@ class ExperimentRun:
             return False
 
     def refuse_other_settings(self) -> None:
-        """Refuse a run that was begun with other settings than the experiment has now, but for the budget.
+        """Refuse a run that was begun with other settings than the experiment has now, but for the budget and the
+        folder of its data.
 
         Raises:
             ConfigError: names the first settings that differ, or the command, if that is refused as it stands.
@@ -61,7 +62,9 @@ class ExperimentRun:
         if not self.directory.holds_run:
             return
         found = describe_differences(
-            read_settings(self.directory.config), resolved_settings(self.command), may_differ=_MAY_DIFFER
+            _without_folders(read_settings(self.directory.config)),
+            _without_folders(resolved_settings(self.command)),
+            may_differ=_MAY_DIFFER,
         )
         if found:
             raise ConfigError(
@@ -78,6 +81,13 @@ class ExperimentRun:
                 [sys.executable, "-m", *self.command, *resume],
                 stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             )  # fmt: skip
+
+
+def _without_folders(settings: dict[str, object]) -> dict[str, object]:
+    """Datasets by their names alone: the folder that holds them may have moved since."""
+    named = settings.get("dataset")
+    sources = named if isinstance(named, list | tuple) else ()
+    return {**settings, "dataset": [Path(str(source)).name for source in sources]}
 
 
 def resolved_settings(command: Sequence[str]) -> dict[str, object]:

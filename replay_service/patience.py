@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -58,15 +57,13 @@ class Patience:
         self._before_each_try = before_each_try or (lambda: None)
         self._watch = _SilenceWatch(who)
 
-    def until_answered(
-        self, ask: Callable[[], AnswerT], *, after_stop_s: float = 0.0, is_long: bool = False
-    ) -> AnswerT | None:
+    def until_answered(self, ask: Callable[[], AnswerT], *, after_stop_s: float = 0.0) -> AnswerT | None:
         """Call `ask` until it returns.
 
         Args:
-            ask: a request that does no harm when it is carried out twice.
+            ask: a request that does no harm when it is carried out twice; if it is many, it calls `asks_again` before
+                each, because their time as a whole is no sign of a silent Redis.
             after_stop_s: go on trying for this long after a stop was asked for.
-            is_long: whether `ask` is many requests, whose time as a whole is no sign of a silent Redis.
 
         Returns:
             The answer, or None when the stop came first.
@@ -82,7 +79,7 @@ class Patience:
             began = time.monotonic()
             self._before_each_try()
             try:
-                with contextlib.nullcontext() if is_long else self._watch:
+                with self._watch:
                     answer = ask()
             except redis.exceptions.RedisError as error:
                 outage = outage_of(error)
@@ -108,6 +105,10 @@ class Patience:
                     _log.info("%s: Redis answers again after %.1f s", self._who, self._notice.done())
                 return answer
 
+    def asks_again(self) -> None:
+        """Say, from within what `until_answered` calls, that another request begins."""
+        self._watch.restart()
+
 
 class _SilenceWatch:
     """Says that a request is still without a reply, while the process itself can only wait for it.
@@ -126,6 +127,9 @@ class _SilenceWatch:
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="silence watch", daemon=True)
             self._thread.start()
+
+    def restart(self) -> None:
+        self._asked_at = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
         self._asked_at = None

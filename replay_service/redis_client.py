@@ -36,11 +36,8 @@ class RedisCommands(Protocol):
         """All fields of a hash."""
 
     def xadd(self, name: str, fields: Mapping[str, Field], *, id: str = "*", maxlen: int | None = None,
-             approximate: bool = True) -> bytes:  # fmt: skip
+             minid: str | None = None, approximate: bool = True) -> bytes:  # fmt: skip
         """Append to a stream."""
-
-    def delete(self, *names: str) -> int:
-        """Delete keys."""
 
     def hdel(self, name: str, *keys: str) -> int:
         """Remove fields."""
@@ -70,6 +67,9 @@ class RedisClient(RedisCommands, Protocol):
 
     def get(self, name: str) -> bytes | None:
         """A string."""
+
+    def delete(self, *names: str) -> int:
+        """Delete keys."""
 
     def xread(self, streams: Mapping[str, str], *, count: int | None = None, block: int | None = None
               ) -> list[tuple[bytes, list[StreamRecord]]]:  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from replay_service import wire
@@ -41,7 +41,13 @@ def seed_info(client: RedisClient, keys: Keys) -> SeedInfo | None:
     return SeedInfo(values[b"fingerprint"].decode(), int(values[b"steps"]), int(values[b"episodes"]))
 
 
-def seed(client: RedisClient, keys: Keys, dataset: OfflineDataset | None) -> SeedInfo:
+def seed(
+    client: RedisClient,
+    keys: Keys,
+    dataset: OfflineDataset | None,
+    *,
+    before_each_request: Callable[[], None] = lambda: None,
+) -> SeedInfo:
     """Write a dataset into the seed stream; a second call with the same dataset does nothing.
 
     A seeding that was interrupted is begun again from an empty stream, so no transition is ever doubled.
@@ -50,6 +56,7 @@ def seed(client: RedisClient, keys: Keys, dataset: OfflineDataset | None) -> See
         client: the run's Redis.
         keys: the run's keys.
         dataset: None for a run that starts with an empty buffer.
+        before_each_request: is called before each of the round trips that data take.
 
     Raises:
         DatasetError: the stream holds another dataset.
@@ -63,24 +70,26 @@ def seed(client: RedisClient, keys: Keys, dataset: OfflineDataset | None) -> See
                 "given: a run keeps its dataset; choose another run directory"
             )
         return present
-    # What an attempt sent that got no answer may come late. Its entries are older by their ids, and an emptied stream
-    # has an entry of this attempt at once: Redis refuses them.
-    began_ms = int(time.time() * 1000)
+    # What an earlier attempt sent may come late, after its answer was given up. So nothing is deleted: entries of this
+    # attempt have larger ids and drop the older ones, and Redis refuses any that come behind them.
+    newest = client.xrevrange(keys.seed, count=1)
+    began_ms = max(int(time.time() * 1000), 1 + int(newest[0][0].partition(b"-")[0]) if newest else 0)
     episodes = dataset.episodes if dataset else ()
-    first, trajectories, is_begun = 0, _trajectories(episodes), False
+    if not episodes:
+        client.delete(keys.seed)
+    first, trajectories = 0, _trajectories(episodes)
     notice = WaitNotice("replay service")
-    while (batch := list(itertools.islice(trajectories, _MESSAGES_A_ROUND_TRIP))) or not is_begun:
-        with client.pipeline(transaction=not is_begun) as pipe:
-            if not is_begun:
-                pipe.delete(keys.seed, keys.seed_info)
+    while batch := list(itertools.islice(trajectories, _MESSAGES_A_ROUND_TRIP)):
+        with client.pipeline(transaction=False) as pipe:
             for trajectory in batch:
                 sequence, steps = trajectory.origin.sequence, trajectory.num_steps
                 fields = {"a": SEED_ACTOR_ID, "e": 0, "s": sequence, "n": steps, "f": first}
                 message = wire.encode_trajectory(trajectory)
-                pipe.xadd(keys.seed, {**fields, "m": message}, id=f"{began_ms}-{sequence + 1}")
+                place = f"{began_ms}-{sequence + 1}"
+                pipe.xadd(keys.seed, {**fields, "m": message}, id=place, minid=f"{began_ms}", approximate=False)
                 first += steps
+            before_each_request()
             pipe.execute()
-        is_begun = True
         notice.waiting(f"the offline data to be stored, {first:,} transitions so far,")
     info = SeedInfo(fingerprint, first, len(episodes))
     with client.pipeline(transaction=True) as pipe:

@@ -229,6 +229,9 @@ class ReplayService:
         silence_ms = int(self._run.replay.actor_timeout_s * 1000)
         steady_since = last_tick = time.monotonic()
 
+        def final_status() -> str:
+            return (client.hget(self._keys.run, "final_status") or b"").decode()
+
         def tick() -> None:
             # After a start or an outage nobody has been heard of, and nobody is silent by his own fault.
             nonlocal steady_since, last_tick
@@ -241,11 +244,10 @@ class ReplayService:
                 if actor.lease and not patient:
                     release(keys=[self._keys.counters, self._keys.actor(actor.actor_id)], args=[silence_ms])
             last_tick = now  # not before: tries that failed belong to the outage
-            recorder.update(counted, actors)
+            recorder.update(counted, actors, status=final_status() or "running")
 
         def record_end() -> None:
-            status = (client.hget(self._keys.run, "final_status") or b"stopped").decode()
-            recorder.update(*reports.state_and_actors(), status=status)
+            recorder.update(*reports.state_and_actors(), status=final_status() or "stopped")
 
         while not self._stop.wait(_PERIOD_S):
             # The wait for room stands outside: a full disk is no silence of Redis, and leases are looked after in it.
@@ -264,7 +266,9 @@ class ReplayService:
             return found is not None
         _log.info("loading and storing the offline data")
         data = load_seed_data(self._run)
-        self._patience.until_answered(lambda: seed(client, self._keys, data), is_long=True)
+        self._patience.until_answered(
+            lambda: seed(client, self._keys, data, before_each_request=self._patience.asks_again)
+        )
         if self._stop.is_set():
             return False
         self._patience.until_answered(lambda: state.set_phase(Phase.PRETRAINING))

@@ -168,7 +168,7 @@ class TrajectoryWriter:
         """Give unused steps back, on leaving.
 
         Returns:
-            How many; None when the service knows another incarnation of this actor by now, whose lease it is.
+            How many; None when a newer incarnation of this actor has registered, whose lease it is.
         """
         keys = [self._keys.counters, self._keys.actor(self._actor_id)]
         released = int(self._release(keys=keys, args=[0, str(self.epoch)]))

@@ -3,10 +3,10 @@
 -- KEYS  1 counters   2 actor hash
 -- ARGV  1 milliseconds of silence after which a lease lapses; 0 releases it at once
 --       2 epoch of the actor that leaves; none when the service asks
--- Returns the number of steps given back; -1, and gives nothing, when the lease is that of another incarnation.
+-- Returns the number of steps given back; -1, and gives nothing, when the lease is that of a newer incarnation.
 
 local counters, actor = KEYS[1], KEYS[2]
-if ARGV[2] and ARGV[2] ~= (redis.call('HGET', actor, 'epoch') or '0') then
+if ARGV[2] and tonumber(ARGV[2]) < number(actor, 'epoch') then
   return -1
 end
 local lease = number(actor, 'lease')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,6 +75,21 @@ def test_a_finished_run_with_the_settings_of_its_experiment_is_left_alone(tmp_pa
     done = benchmark(tmp_path, "--only", SHIPPED_PEN.name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not run.output.exists()
+
+
+def test_the_folder_of_the_data_may_move_and_the_data_may_not_change(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    source = tmp_path / "data" / DEMONSTRATIONS["pen"]
+    shutil.copy(DATA / source.name, source)
+    run = run_of(next(e for e in EXPERIMENTS if e.name == "strong-pen"), tmp_path)
+    make_run(run, status="finished", env_steps=100_000)
+    text = run.directory.config.read_text(encoding="utf-8")
+    assert str(source) in text
+    run.directory.config.write_text(text.replace(str(source), f"/elsewhere/{source.name}"), encoding="utf-8")
+    run.refuse_other_settings()
+    run.directory.config.write_text(text.replace(str(source), "/elsewhere/other.npz"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"made with other settings .*: dataset"):
+        run.refuse_other_settings()
 
 
 @pytest.mark.parametrize("status", ["finished", "stopped"])

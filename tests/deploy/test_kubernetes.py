@@ -232,8 +232,12 @@ class TestWithoutRay:
         (container,) = doctor["spec"]["containers"]
         assert container["args"] == compose_file.read()["services"]["tools"]["command"]
         replay = workload(documents, "replay")["spec"]["template"]["spec"]
-        assert container["volumeMounts"][0] in replay["containers"][0]["volumeMounts"]
-        assert doctor["spec"]["volumes"][0] in replay["volumes"]
+        for mount in container["volumeMounts"]:  # the run, its configuration, and /tmp
+            assert mount in replay["containers"][0]["volumeMounts"]
+        for volume in doctor["spec"]["volumes"]:
+            assert volume in replay["volumes"]
+        assert len(container["volumeMounts"]) == len(doctor["spec"]["volumes"]) == 3
+        assert "awac-run" in [d["metadata"]["name"] for d in documents if d["kind"] == "ConfigMap"]
         (rule,) = find(documents, "NetworkPolicy", "redis")["spec"]["ingress"]
         assert rule["from"][0]["podSelector"]["matchLabels"].items() <= doctor["metadata"]["labels"].items()
 

@@ -92,15 +92,22 @@ def test_the_log_tells_of_the_outage_and_of_its_end_once_each(
     assert ended.startswith("actor 3: Redis answers again after")
 
 
-@pytest.mark.parametrize("is_long", [False, True])
-def test_many_requests_that_take_long_together_are_not_called_a_silent_redis(
-    stop: StopSignal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_long: bool
+@pytest.mark.parametrize("requests", [1, 40])
+def test_many_requests_that_take_long_together_are_not_called_a_silent_redis_and_one_is(
+    stop: StopSignal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, requests: int
 ) -> None:
     monkeypatch.setattr(patience, "_LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(patience, "_NOTICE_PERIOD_S", 0.1)
+    monkeypatch.setattr(patience, "_NOTICE_PERIOD_S", 0.5)
     caplog.set_level(logging.INFO)
-    Patience("replay service", stop).until_answered(lambda: time.sleep(1.0), is_long=is_long)
-    assert ("waits for Redis to reply" in caplog.text) is not is_long
+    patient = Patience("replay service", stop)
+
+    def ask() -> None:
+        for _ in range(requests):
+            patient.asks_again()
+            time.sleep(2.0 / requests)
+
+    patient.until_answered(ask)
+    assert ("waits for Redis to reply" in caplog.text) == (requests == 1)
 
 
 def test_a_stop_ends_the_wait_without_an_answer(stop: StopSignal) -> None:

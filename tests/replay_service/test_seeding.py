@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,30 @@ def test_what_an_earlier_attempt_sent_and_comes_late_is_refused(
     with pytest.raises(redis.exceptions.ResponseError, match="equal or smaller"):
         redis_client.xadd(keys.seed, {"m": b"late"}, id=f"{began}-{int(number) + 1}")
     assert len(read_all(redis_client, keys, spec)) == EPISODES
+
+
+def test_a_first_request_that_was_given_up_and_comes_after_the_end_changes_nothing(
+    state: RunStateStore, redis_client: Any, keys: Keys, dataset: OfflineDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_its_way: list[Any] = []
+
+    def give_up(pipe: Any) -> None:
+        on_its_way.extend(words for words, _options in pipe.command_stack)
+        raise redis.exceptions.TimeoutError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(redis.client.Pipeline, "execute", give_up)
+        with pytest.raises(redis.exceptions.TimeoutError):
+            seed(redis_client, keys, dataset)
+    time.sleep(0.01)
+    info = seed(redis_client, keys, dataset)
+    before = redis_client.xrange(keys.seed)
+    assert on_its_way
+    for words in on_its_way:
+        with pytest.raises(redis.exceptions.ResponseError, match="equal or smaller"):
+            redis_client.execute_command(*words)
+    assert redis_client.xrange(keys.seed) == before
+    assert seed_info(redis_client, keys) == info
 
 
 def test_a_run_without_a_dataset_is_complete_with_nothing(

@@ -169,6 +169,16 @@ class TestFaultsOfItsFiles:
             wait_until((files.run_dir / "summary.json").exists, "the summary to be written again")
         assert "waits for Redis" not in caplog.text
 
+    def test_the_summary_says_that_the_run_is_done_before_the_service_ends(
+        self, serving: Callable[[], AbstractContextManager[None]], files: ServiceFiles, run: RunConfig,
+        redis_client: RedisClient, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        with serving():
+            wait_until((files.run_dir / "summary.json").exists, "the first summary")
+            assert self.status(files) == "running"
+            RunStateStore(redis_client, Keys(run.run_id)).set_final_status("finished")
+            wait_until(lambda: self.status(files) == "finished", "the summary to say so")
+
     def test_an_endpoint_that_cannot_be_withdrawn_does_not_cost_the_last_summary(
         self, serving: Callable[[], AbstractContextManager[None]], files: ServiceFiles,
         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,

@@ -123,6 +123,9 @@ class TestAppend:
         assert successor.request(10).lease_steps == 10
         assert writer.release() is None
         assert state.read().leased_steps == 10
+        writer.epoch += 2  # as if Redis had lost its registration: nobody has come after it
+        assert writer.release() == 10
+        assert successor.request(10).lease_steps == 10
         assert successor.release() == 10
 
     def test_a_new_incarnation_begins_at_sequence_0(
