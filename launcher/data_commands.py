@@ -48,7 +48,7 @@ def plot(
     """Draw learning curves of runs: the mean over seeds, a band from the lowest to the highest seed, thin seeds.
 
     Runs of one environment, one preset and the same settings are one curve; several environments are panels side by
-    side. Seeds are averaged only at evaluation points where all seeds of the group have data.
+    side. Seeds are averaged only at evaluation points where all seeds of the group have data; two seeds are two lines.
 
     Parameters
     ----------
@@ -68,14 +68,23 @@ def plot(
     csv
         Also write the rows of all runs into this file, from the offline point on, a label in the place of the preset.
     """
-    from launcher.learning_curves import make_curves, merge, read_evaluations, refuse_other_settings, write_rows
-    from launcher.plot import check_picture_name, describe_group, draw_curves, parse_reference
+    from launcher.learning_curves import (
+        make_curves,
+        merge,
+        read_evaluations,
+        refuse_other_settings,
+        refuse_to_overwrite,
+        write_rows,
+    )  # fmt: skip
+    from launcher.plot import check_picture_name, describe_group, draw_curves, is_mean, parse_reference
     from launcher.run_directory import find_run
 
     check_picture_name(output)
     paths = runs or (find_run(None).path,)
     if label and len(label) != len(paths):
         raise ConfigError(f"--label: expected one for each of {len(paths)} runs, got {len(label)}")
+    for option, written in (("--output", output), ("--csv", csv)):
+        refuse_to_overwrite(paths, written, option)
     labels = label or (None,) * len(paths)
     sources = [(path, read_evaluations(path, label=name)) for path, name in zip(paths, labels, strict=True)]
     refuse_other_settings(sources)
@@ -87,8 +96,8 @@ def plot(
         print(f"{csv}: {len(rows)} evaluations")
     draw_curves(curves, output, metric=metric, axis=x, references=references)
     for curve in curves:
-        left_out = f"; {curve.points_left_out} points that not all seeds have are left out of the mean"
-        print(f"{curve.env}: {describe_group(curve)}{left_out if curve.points_left_out else ''}")
+        left_out = f"; left out of the mean: points that not all seeds have, {curve.points_left_out}"
+        print(f"{curve.env}: {describe_group(curve)}{left_out if is_mean(curve) and curve.points_left_out else ''}")
     print(output)
     return 0
 

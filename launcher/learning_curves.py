@@ -111,6 +111,24 @@ def read_evaluations(path: Path, *, label: str | None = None) -> list[Evaluation
     return rows if label is None else [replace(row, preset=label) for row in rows]
 
 
+def refuse_to_overwrite(sources: Iterable[Path], written: Path | None, option: str) -> None:
+    """Refuse an output that is what is read, or the record of any run.
+
+    Args:
+        sources: run directories and CSV files.
+        written: the output; None: there is none.
+        option: that named it.
+
+    Raises:
+        EvaluationsError: names the file.
+    """
+    if written is None:
+        return
+    read = {(path / EVALUATIONS_FILE if path.is_dir() else path).resolve() for path in sources}
+    if written.resolve() in read or (written.name == EVALUATIONS_FILE and RunDirectory(written.parent).holds_run):
+        raise EvaluationsError(f"{option}: expected a file to write, got {written}, which holds a run's evaluations")
+
+
 def merge(sources: Sequence[tuple[str, Sequence[EvaluationRow]]]) -> list[EvaluationRow]:
     """Put the rows of several sources together, in order.
 

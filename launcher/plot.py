@@ -21,6 +21,7 @@ from launcher.curve_axes import Axis, Metric
 from launcher.learning_curves import Curve
 from launcher.whole_file import whole_file
 from replay_service.errors import ConfigError
+from replay_service.tasks import TASKS
 
 FORMATS = (".png", ".svg")
 
@@ -39,6 +40,8 @@ _AXIS_NAMES: dict[Axis, str] = {"env_steps": "online environment steps", "grad_s
 PANEL_INCHES = (4.8, 3.4)
 _LEGEND_LINE_INCHES = 0.19
 _LEGEND_CHARACTERS = 58
+_FEWEST_SEEDS_OF_A_MEAN = 3
+"""Two seeds are drawn as two lines: their mean may be a curve that no run ever had."""
 _SETTINGS: dict[str, Any] = {
     "figure.dpi": 200.0,
     "font.size": 9.0,
@@ -51,6 +54,7 @@ _SETTINGS: dict[str, Any] = {
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
     "svg.hashsalt": "awac-online",
+    "text.parse_math": False,  # a dollar in a label is a dollar
 }
 
 
@@ -87,9 +91,11 @@ def parse_reference(text: str, envs: Sequence[str]) -> Reference:
         value = float("nan")
     if not name or not abs(value) < float("inf"):
         raise ConfigError(f"--reference: expected NAME=NUMBER or ENV:NAME=NUMBER, as in paper=0.98, got {text!r}")
-    for env in envs:
-        if name.startswith(f"{env}:"):
-            return Reference(name.removeprefix(f"{env}:"), value, env)
+    env, colon, own = name.partition(":")
+    if colon and env in envs:
+        return Reference(own, value, env)
+    if colon and env in TASKS:
+        raise ConfigError(f"--reference: expected one of the panels {', '.join(dict.fromkeys(envs))}, got {text!r}")
     return Reference(name, value)
 
 
@@ -145,7 +151,7 @@ def _figure(curves: Sequence[Curve], metric: Metric, axis: Axis, references: Seq
         for reference in references:
             if reference.env in (None, env):
                 panel.axhline(reference.value, color="#555555", linestyle=":", linewidth=1.2,
-                              label=f"{reference.name} ({reference.value:g})")  # fmt: skip
+                              label=_shown(f"{reference.name} ({reference.value:g})"))  # fmt: skip
         _explain(panel, shown)
         panel.set_title(env)
         panel.set_xlabel(_AXIS_NAMES[axis])
@@ -161,24 +167,31 @@ def _figure(curves: Sequence[Curve], metric: Metric, axis: Axis, references: Seq
 
 def _draw(panel: Axes, curve: Curve, number: int, label: str) -> None:
     colour = _COLOURS[number % len(_COLOURS)]
-    if len(curve.seeds) > 1:
+    style: dict[str, Any] = {
+        "color": colour,
+        "linestyle": _LINES[number % len(_LINES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "markersize": 3.5,
+    }
+    if is_mean(curve):
         panel.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
         for seed in curve.seeds:
             panel.plot(seed.x, seed.y, color=colour, linewidth=0.5, alpha=0.6)
-    panel.plot(
-        curve.x,
-        curve.mean,
-        color=colour,
-        linestyle=_LINES[number % len(_LINES)],
-        linewidth=1.8,
-        marker=_MARKERS[number % len(_MARKERS)],
-        markersize=3.5,
-        label=label,
-    )
-    if curve.offline is not None:
-        at, value = curve.offline
-        panel.plot([at], [value], marker="D", markersize=8, markerfacecolor="none", markeredgecolor=colour,
-                   linestyle="none", clip_on=False, zorder=5)  # fmt: skip
+        panel.plot(curve.x, curve.mean, **style, linewidth=1.8, label=label)
+    else:
+        for index, seed in enumerate(curve.seeds):
+            panel.plot(seed.x, seed.y, **style, linewidth=1.8 if index == 0 else 1.1, label=None if index else label)
+    panel.plot(*_offline_points(curve), marker="D", markersize=8, markerfacecolor="none", markeredgecolor=colour,
+               linestyle="none", clip_on=False, zorder=5)  # fmt: skip
+
+
+def _offline_points(curve: Curve) -> tuple[list[int], list[float]]:
+    """Where the policy stood before the first online step: the mean, or each seed where there is no mean."""
+    if curve.offline is None:
+        return [], []
+    at, mean = curve.offline
+    heights = [mean] if is_mean(curve) else [seed.y[seed.x.index(at)] for seed in curve.seeds]
+    return [at] * len(heights), heights
 
 
 def _explain(panel: Axes, curves: Sequence[Curve]) -> None:
@@ -186,7 +199,7 @@ def _explain(panel: Axes, curves: Sequence[Curve]) -> None:
     if any(curve.offline is not None for curve in curves):
         panel.plot([], [], marker="D", markersize=7, markerfacecolor="none", markeredgecolor="#444444",
                    linestyle="none", label="after offline pretraining, before online steps")  # fmt: skip
-    if any(len(curve.seeds) > 1 for curve in curves):
+    if any(map(is_mean, curves)):
         panel.fill_between([], [], color="#888888", alpha=0.3, linewidth=0, label="band: lowest to highest seed")
         panel.plot([], [], color="#888888", linewidth=0.5, label="one seed")
 
@@ -198,7 +211,12 @@ def _legend_lines(shown: Sequence[Curve]) -> int:
 def _legend_text(curve: Curve, *, with_episodes: bool) -> str:
     # A legend wider than its panel would take the panel's room.
     text = describe_group(curve) if with_episodes else f"{curve.label} ({_seeds(curve)})"
-    return textwrap.fill(text, _LEGEND_CHARACTERS)
+    return _shown(textwrap.fill(text, _LEGEND_CHARACTERS))
+
+
+def _shown(label: str) -> str:
+    """What matplotlib does not leave out of a legend, as it does a name that begins with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def describe_group(curve: Curve) -> str:
@@ -206,8 +224,16 @@ def describe_group(curve: Curve) -> str:
     return f"{curve.label} ({_seeds(curve)}, {_episodes(curve)} episodes an evaluation)"
 
 
+def is_mean(curve: Curve) -> bool:
+    """Whether a curve is drawn as a mean and a band."""
+    return len(curve.seeds) >= _FEWEST_SEEDS_OF_A_MEAN
+
+
 def _seeds(curve: Curve) -> str:
-    return "1 seed" if len(curve.seeds) == 1 else f"mean of {len(curve.seeds)} seeds"
+    number = len(curve.seeds)
+    if not is_mean(curve):
+        return "1 seed" if number == 1 else f"{number} seeds, a line each"
+    return f"mean of {number} seeds" + (", where all have been judged" if curve.points_left_out else "")
 
 
 def _episodes(curve: Curve) -> str:

@@ -54,7 +54,7 @@ class LearnerConfig:
     policy_weight_decay: float = 1e-4
     """Weight decay on every policy parameter, the std logits included. [hand], [paper]"""
     policy_weight_decay_form: Literal["l2", "decoupled"] = "l2"
-    """l2: a penalty in Adam's gradient [hand], [paper]. decoupled: AdamW, as jaxrl."""
+    """l2: a penalty in Adam's gradient [hand]. decoupled: AdamW, as jaxrl."""
     policy_loss_reduction: Literal["mean", "sum"] = "mean"
     """Over the batch [hand]. sum: as d3rlpy; Adam does not see the scale, but an L2 penalty weighs B times less."""
     policy_average_rate: float = 1.0
@@ -77,9 +77,9 @@ class LearnerConfig:
     bounded_mean: bool = True
     """Whether the policy's mean action passes a tanh. [hand] true, CORL false."""
     min_log_std: float = -6.0
-    """Lower bound of the policy's log standard deviation. [hand], [paper]"""
+    """Lower bound of the policy's log standard deviation. [hand]"""
     max_log_std: float = 0.0
-    """Upper bound of the policy's log standard deviation. [hand], [paper]"""
+    """Upper bound of the policy's log standard deviation. [hand]"""
     initial_log_std: float | None = None
     """Log standard deviation at the start; None: the middle of both bounds. [hand] -3, CORL and jaxrl 0."""
     std_bounding: Literal["sigmoid", "clamp"] = "sigmoid"
@@ -113,10 +113,11 @@ class LearnerConfig:
     """together: advantages from the critics before this step [hand]. critics_first: from the critics that this step
     has moved already, as jaxrl and d3rlpy."""
     clip_policy_actions: bool = False
-    """Whether actions sampled for targets, V(s) and Z(s) are clipped to [-1, 1]. [hand] false, CORL true."""
+    """Whether actions sampled for targets, V(s) and Z(s) are clipped to [-1, 1]. [hand] false, CORL and
+    d3rlpy true."""
     clip_stored_actions: bool = False
     """Whether actions of the data, offline and online, are clipped to [-1, 1] before the learner sees them; offline
-    data of the hand tasks are clipped always. [hand] false, jaxrl true."""
+    data of the hand tasks are clipped always. [hand] false; jaxrl, CORL and d3rlpy true."""
     max_q: float | None = 0.0
     """Clamp of the critics' output from above, online and target: rewards of -1 and 0 never pay more than 0. [hand]"""
     min_target: float | None = None

@@ -8,10 +8,12 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from launcher import cli
+from launcher import cli, plot
 from launcher.experiment import ExperimentConfig, LauncherConfig
+from launcher.learning_curves import make_curves, merge, read_evaluations
 from launcher.plot import Reference, parse_reference
 from launcher.run_directory import RunDirectory
 from learner.config import LearnerConfig
@@ -71,7 +73,24 @@ def test_points_that_not_all_seeds_have_are_reported(tmp_path: Path, capsys: pyt
     runs = make_runs(tmp_path)[:3]
     run_file(tmp_path / "pen-2" / "evaluations.csv", (1, 0, 0.5), seed=2)
     assert cli.main(["plot", *runs, "--output", str(tmp_path / "a.png")]) == 0
-    assert "1 points that not all seeds have are left out of the mean" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "pen: paper (mean of 3 seeds, where all have been judged, " in printed
+    assert "left out of the mean: points that not all seeds have, 1" in printed
+
+
+def test_two_seeds_are_drawn_as_two_lines_of_which_none_is_their_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [run_file(tmp_path / f"{seed}.csv", (1, 0, seed / 2), (2, 5000, seed), seed=seed) for seed in (0, 1)]
+    assert cli.main(["plot", *map(str, runs), "--output", str(tmp_path / "a.svg")]) == 0
+    assert "pen: paper (2 seeds, a line each, 50 episodes an evaluation)" in capsys.readouterr().out
+    rows = merge([(run.name, read_evaluations(run)) for run in runs])
+    curves = make_curves(rows, metric="success_final", axis="env_steps")
+    with plot.picture_style():
+        (panel,) = plot._figure(curves, "success_final", "env_steps", ()).axes
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in panel.get_lines()]
+    assert [heights for heights in drawn if heights] == [[0.0, 0.0], [0.5, 1.0], [0.0, 0.5]]
+    assert not [band for band in panel.collections if len(band.get_paths())]
 
 
 def test_labels_take_the_place_of_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +111,25 @@ def test_a_long_label_leaves_the_panel_its_room(tmp_path: Path) -> None:
     lines = [line for text in texts for line in text.splitlines() if "a rather long name" in line]
     assert len(lines) > 2
     assert max(map(len, lines)) < 60
+
+
+def test_a_label_is_shown_as_it_is_given(tmp_path: Path) -> None:
+    (run, *_) = make_runs(tmp_path)
+    for label in ("_hidden", "$\\foo$", "a_$"):
+        options = ["--label", label, "--reference", f"{label}=0.5", "--output", str(tmp_path / "a.svg")]
+        assert cli.main(["plot", run, *options]) == 0
+        texts = [text.strip() for text in re.findall("<!-- (.*?) -->", (tmp_path / "a.svg").read_text())]
+        assert {f"{label} (1 seed)", f"{label} (0.5)"} <= set(texts)
+
+
+def test_the_record_of_another_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other, *_ = make_runs(tmp_path)
+    RunDirectory(Path(other)).write_config(ExperimentConfig().to_toml())
+    record = Path(other) / "evaluations.csv"
+    before = record.read_bytes()
+    assert cli.main(["plot", run, "--csv", str(record), "--output", str(tmp_path / "a.svg")]) == 2
+    assert "which holds a run's evaluations" in capsys.readouterr().err
+    assert record.read_bytes() == before
 
 
 def make_configured_runs(folder: Path, *configs: ExperimentConfig) -> list[str]:
@@ -119,7 +157,7 @@ def test_runs_with_other_settings_are_no_seeds_of_one_curve(tmp_path: Path, caps
     assert cli.main(["plot", *runs, *one_label, "--output", str(output)]) == 2
     apart = ["--label", "narrow", "--label", "narrow", "--label", "wide"]
     assert cli.main(["plot", *runs, *apart, "--output", str(output)]) == 0
-    assert "pen: narrow (mean of 2 seeds" in capsys.readouterr().out
+    assert "pen: narrow (2 seeds, a line each" in capsys.readouterr().out
     files = [f"{run}/evaluations.csv" for run in runs]
     assert cli.main(["plot", *files, "--output", str(output)]) == 0
     assert "mean of 3 seeds" in capsys.readouterr().out
@@ -136,7 +174,7 @@ def test_seeds_may_differ_in_machine_and_budget(tmp_path: Path, capsys: pytest.C
     )  # fmt: skip
     runs = make_configured_runs(tmp_path, ExperimentConfig(run=RunConfig(env="pen", run_id="pen-0")), elsewhere)
     assert cli.main(["plot", *runs, "--output", str(tmp_path / "a.svg")]) == 0
-    assert "mean of 2 seeds" in capsys.readouterr().out
+    assert "2 seeds, a line each" in capsys.readouterr().out
 
 
 MISTAKES = {
@@ -148,6 +186,11 @@ MISTAKES = {
     "a run without evaluations": (["."], "evaluations.csv: no such file: the run has not evaluated yet"),
     "an unknown metric": (["--metric", "success"], "success_final"),
     "output below a file": (["--output", "pen-0/evaluations.csv/a.png"], "cannot be written"),
+    "rows of a run to be overwritten": (
+        ["--csv", "pen-1/evaluations.csv"],
+        "--csv: expected a file to write, got pen-1",
+    ),
+    "a reference in a panel that is not drawn": (["--reference", "door:paper=1"], "expected one of the panels pen"),
 }
 
 
