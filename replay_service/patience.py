@@ -18,9 +18,10 @@ from replay_service.waits import WaitSeconds
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-_NOTICE_PERIOD_S = 8.0 - _LONGEST_PAUSE_S
-"""With the pause between two looks, no ten seconds of a wait pass without a line in the log."""
 _LOOK_EVERY_S = 1.0
+_NOTICE_PERIOD_S = (10.0 - _LONGEST_PAUSE_S - 2 * _LOOK_EVERY_S) / 2
+"""No ten seconds of a wait pass without a line in the log: a try may fail just before the next line is due, and after
+the pause one may hang, of which the watch, which has to find it first, speaks after as long again."""
 
 AnswerT = TypeVar("AnswerT")
 

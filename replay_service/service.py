@@ -227,6 +227,7 @@ class ReplayService:
         _log.info("run %s is open; service discovery at http://%s/targets", self._run.run_id, discovery.address)
         release = client.register_script(scripts.source("release"))
         silence_ms = int(self._run.replay.actor_timeout_s * 1000)
+        own_identity = ProcessIdentity.own()
         steady_since = last_tick = time.monotonic()
 
         def final_status() -> str:
@@ -236,6 +237,8 @@ class ReplayService:
             # After a start or an outage nobody has been heard of, and nobody is silent by his own fault.
             nonlocal steady_since, last_tick
             counted, actors = reports.state_and_actors()
+            # Changes nothing, but is refused as the actors' writes are where a Redis with a full disk still answers.
+            state.publish_process(_PROCESS_NAME, own_identity)
             now = time.monotonic()  # after the answer: Redis measures silence by a clock that goes on in a pause
             if now - last_tick > _OUTAGE_S:
                 steady_since = now

@@ -26,10 +26,11 @@ from replay_service.redis_client import RedisClient
 from replay_service.redis_server import EmbeddedRedis, find_server
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
+from tests.policies import policy_weights
 
-_PATIENCE_S = 120.0
-"""How long `wait_until` waits for another process. On a machine that is busy with other things a learner has taken 38 s
-and an actor 87 s to come back; this bounds only what hangs."""
+PATIENCE_S = 120.0
+"""How long a test waits for what another process or thread does. On a machine that is busy with other things a learner
+has taken 38 s and an actor 87 s to come back; this bounds only what hangs."""
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and what they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -169,18 +170,8 @@ def make_policy_weights(spec: ExperienceSpec) -> MakePolicyWeights:
     """Make versions of a policy that fits the run, each with other numbers."""
 
     def make(version: int = 1, *, hidden_sizes: tuple[int, ...] = (4, 5), env_steps: int = 0) -> PolicyWeights:
-        random = np.random.default_rng(version)
         policy_spec = PolicySpec(spec.observation_dim, spec.action_dim, hidden_sizes)
-        return PolicyWeights(
-            spec=policy_spec,
-            version=version,
-            grad_steps=10 * version,
-            env_steps=env_steps,
-            published_unix_seconds=1_700_000_000.5 + version,
-            weights=tuple(random.standard_normal(shape, dtype=np.float32) for shape in policy_spec.layer_shapes),
-            biases=tuple(random.standard_normal(rows, dtype=np.float32) for rows, _ in policy_spec.layer_shapes),
-            log_std=random.standard_normal(spec.action_dim, dtype=np.float32),
-        )
+        return policy_weights(policy_spec, seed=version, version=version, env_steps=env_steps)
 
     return make
 
@@ -197,10 +188,10 @@ def wait_until() -> WaitUntil:
     """Wait for what another process does; a bound against hanging, never a measurement."""
 
     def wait(condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"waited {_PATIENCE_S:.0f} s in vain: {what}")
+                pytest.fail(f"waited {PATIENCE_S:.0f} s in vain: {what}")
             time.sleep(0.01)
 
     return wait

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,26 @@ import pytest
 import tomli_w
 
 from actors.__main__ import parse_indices
-from actors.actor import actor_generator
+from actors.actor import Actor, actor_generator
+from actors.config import ActorConfig
+from actors.environment import make_environment
+from actors.lockstep import play_turn
+from actors.policy import NumpyPolicy
 from replay_service.config import ReplayConfig, RunConfig
-from replay_service.connection import RedisEndpoint
+from replay_service.connection import RedisEndpoint, connect
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec, Trajectory
 from replay_service.keys import Keys
 from replay_service.policy_weights import PolicySpec, PolicyWeights
+from replay_service.process import StopSignal
 from replay_service.redis_client import RedisClient
+from replay_service.redis_server import EmbeddedRedis, find_server
 from replay_service.reports import ActorLedger, Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import StreamEntry, TrajectoryReader, TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
+from tests.conftest import PATIENCE_S
+from tests.policies import policy_weights
 
 MakePolicyWeights = Callable[..., PolicyWeights]
 WaitUntil = Callable[[Callable[[], bool], str], None]
@@ -58,7 +68,7 @@ class ActorPoolProcess:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def wait(self) -> int:
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
     def terminate(self) -> int:
         self.process.terminate()
@@ -128,7 +138,7 @@ def test_an_actor_waits_for_the_phase_acts_within_the_limiter_follows_the_policy
     redis_client.hset(keys.run, "online_grad_steps", 20)
     wait_until(lambda: state.read().env_steps == 80, "the steps that twenty gradient steps allow")
 
-    with urllib.request.urlopen(f"http://{state.endpoints()['actor-0']}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://{state.endpoints()['actor-0']}/metrics", timeout=PATIENCE_S) as reply:
         metrics = reply.read().decode().splitlines()
     assert 'awac_actor_env_steps_total{actor="0"} 80.0' in metrics
     assert 'awac_actor_policy_version{actor="0"} 2.0' in metrics
@@ -315,8 +325,7 @@ def test_an_actor_acts_with_no_weights_but_those_that_fit(
     WeightsChannel(redis_client, keys).publish(make_policy_weights(2))
     wait_until(lambda: state.read().env_steps >= 10, "the actor to act with weights that fit")
     stranger = PolicySpec(observation_dim=7, action_dim=2, hidden_sizes=())
-    arrays = (np.zeros((2, 7), np.float32),), (np.zeros(2, np.float32),), np.zeros(2, np.float32)
-    WeightsChannel(redis_client, keys).publish(PolicyWeights(stranger, 3, 0, 0, 1.5, *arrays))
+    WeightsChannel(redis_client, keys).publish(policy_weights(stranger, version=3))
     before = state.read().env_steps
     redis_client.hset(keys.run, "online_grad_steps", 200)  # room to go on
     wait_until(lambda: state.read().env_steps > before + 30, "the actor to go on with what it has")
@@ -343,3 +352,62 @@ def test_in_lock_step_a_turn_is_played_with_its_own_policy_or_not_at_all(
     wait_until(lambda: state.read().env_steps == 40, "the second turn")
     assert pool.terminate() == 0
     assert [a.restarts for a in ledgers()] == [0]
+
+
+def test_in_lock_step_a_killed_actors_turn_is_finished_from_where_it_is_stored(
+    start_actors: StartActors, online_state: RunStateStore, run_config: RunConfig, writer: TrajectoryWriter,
+    channel: WeightsChannel, make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]],
+    trajectories: Callable[[], list[Trajectory]], wait_until: WaitUntil,
+) -> None:  # fmt: skip
+    run = replace(run_config, actors=1, lockstep=True, rollout_length=5, replay=ReplayConfig(capacity=200))
+    channel.publish(make_policy_weights(1))
+    environment = make_environment(run.env, max_episode_steps=20)
+    whole = [
+        trajectory
+        for trajectory, _ in play_turn(
+            environment, NumpyPolicy(make_policy_weights(1)), run_seed=run.seed, actor_id=0, epoch=writer.epoch,
+            turn=0, steps=20, rollout_length=5, should_stop=lambda: False,
+        )
+    ]  # fmt: skip
+    environment.close()
+    for sequence, piece in enumerate(whole[:2]):  # and there the actor was killed
+        writer.append(replace(piece, origin=replace(piece.origin, sequence=sequence)), want_steps=0)
+    pool = start_actors(run=run)
+    wait_until(lambda: [a.episodes for a in ledgers()] == [1], "the turn to be complete")
+    assert pool.terminate() == 0, pool.output
+    found = trajectories()
+    assert [(t.origin.epoch, t.origin.sequence, t.origin.first_step) for t in found] == [
+        (1, 0, 0), (1, 1, 5), (2, 0, 10), (2, 1, 15),
+    ]  # fmt: skip
+    assert (online_state.read().env_steps, ledgers()[0].duplicate_steps) == (20, 0)
+    for stored, played in zip(found, whole, strict=True):
+        for name in ("observations", "actions", "rewards"):
+            assert getattr(stored, name).tobytes() == getattr(played, name).tobytes(), name
+
+
+def test_an_actor_that_is_stopped_while_redis_is_gone_leaves_and_says_what_it_could_not_store(
+    run_config: RunConfig, make_policy_weights: MakePolicyWeights, wait_until: WaitUntil, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("actors.actor._DELIVERY_AFTER_STOP_S", 0.5)
+    shape = replace(run_config.environment, max_episode_steps=100_000)
+    run = replace(run_config, environment=shape, rollout_length=100_000, num_env_steps=10**6,
+                  max_env_steps_ahead=200_000, replay=ReplayConfig(capacity=100_000))  # fmt: skip
+    server = EmbeddedRedis.start(tmp_path / "redis", server=find_server(), max_memory_mb=64)
+    client, keys, stop = connect(server.endpoint), Keys(run.run_id), StopSignal()
+    RunStateStore(client, keys).initialise(run)
+    WeightsChannel(client, keys).publish(make_policy_weights(1), enter=Phase.ONLINE)
+    client.close()
+    actor = Actor(run, ActorConfig(), server.endpoint, actor_id=0, stop=stop)
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(actor.run)
+        try:
+            wait_until(lambda: actor._policy is not None or ended.done(), "the actor to act")
+        finally:
+            server.process.kill()
+            server.process.wait()
+            stop.set()
+        ended.result(PATIENCE_S)
+    actor._state._client.close()
+    assert re.search(r"actor 0 leaves with [1-9]\d* steps that Redis did not take", caplog.text)
+    assert "actor 0 left without saying goodbye: " in caplog.text

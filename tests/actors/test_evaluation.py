@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from actors.environment import Environment, make_environment
 from actors.evaluation import EpisodeScore, Score, evaluate, run_episode, summarise
 from actors.policy import NumpyPolicy
-from replay_service.policy_weights import PolicySpec, PolicyWeights
+from replay_service.policy_weights import PolicySpec
+from tests.policies import policy_weights
 
 
-def make_policy(environment: Environment, *, seed: int = 0, log_std: float = -1.0) -> NumpyPolicy:
+def make_policy(environment: Environment, *, log_std: float = -1.0) -> NumpyPolicy:
     spec = PolicySpec(environment.spec.observation_dim, environment.spec.action_dim, ())
-    weights = PolicyWeights(
-        spec=spec,
-        version=1,
-        grad_steps=0,
-        env_steps=0,
-        published_unix_seconds=0.0,
-        weights=(0.1 * np.random.default_rng(seed).standard_normal(spec.layer_shapes[0], dtype=np.float32),),
-        biases=(np.zeros(spec.action_dim, dtype=np.float32),),
-        log_std=np.full(spec.action_dim, log_std, dtype=np.float32),
-    )
-    return NumpyPolicy(weights)
+    return NumpyPolicy(policy_weights(spec, scale=0.1, bias=0.0, log_std=log_std))
 
 
 class TestSummarise:

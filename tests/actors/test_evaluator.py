@@ -31,6 +31,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.weights_channel import EVALUATION_BACKLOG, WeightsChannel
+from tests.conftest import PATIENCE_S
 
 MakePolicyWeights = Callable[..., PolicyWeights]
 WaitUntil = Callable[[Callable[[], bool], str], None]
@@ -56,7 +57,7 @@ class RunningEvaluator:
 
     def join(self) -> None:
         """Wait for its end; raises what it raised."""
-        self._thread.join(60.0)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the evaluator did not end"
         self._evaluator._state._client.close()
         if self._error is not None:
@@ -85,7 +86,7 @@ def start_evaluator(
     yield start
     for evaluator in started:
         evaluator.stop_signal.set()
-        evaluator._thread.join(60.0)
+        evaluator._thread.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_judges_every_request_in_order_with_the_mean_action_on_the_fixed_seeds(
 
 
 def scrape(address: str) -> list[str]:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as reply:
         return list(reply.read().decode().splitlines())
 
 
@@ -167,7 +168,7 @@ def test_a_stop_in_the_middle_leaves_the_request_to_the_next_one(
     monkeypatch.setattr("actors.evaluator.evaluate", evaluate_and_tell)
     channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
     endless = start_evaluator(config=replace(CONFIG, episodes=10**9))
-    assert has_begun.wait(60)
+    assert has_begun.wait(PATIENCE_S)
     endless.stop()
     assert evaluations() == []
     start_evaluator()
@@ -219,7 +220,7 @@ class Gate:
 
     def _evaluate(self, *arguments: Any, **options: Any) -> Score | None:
         self.has_begun.set()
-        assert self.may_end.wait(60)
+        assert self.may_end.wait(PATIENCE_S)
         return evaluate(*arguments, **options)
 
 
@@ -231,7 +232,7 @@ def test_a_request_that_redis_loses_while_it_is_judged_is_counted_once(
     gate = Gate(monkeypatch)
     channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
     start_evaluator()
-    assert gate.has_begun.wait(60)
+    assert gate.has_begun.wait(PATIENCE_S)
     with redis_client.pipeline(transaction=True) as pipe:
         pipe.xtrim(keys.evaluation_requests, maxlen=0)  # type: ignore[attr-defined]
         pipe.hset(keys.run, mapping={"policy_version": 0, "evaluations_requested": 0})
@@ -252,7 +253,7 @@ def test_a_request_that_a_full_queue_drops_while_it_is_judged_keeps_its_result(
     gate = Gate(monkeypatch)
     channel.publish(make_policy_weights(1), evaluated=make_policy_weights(1))
     start_evaluator(config=replace(CONFIG, episodes=1))
-    assert gate.has_begun.wait(60)
+    assert gate.has_begun.wait(PATIENCE_S)
     for version in range(2, EVALUATION_BACKLOG + 2):
         channel.publish(make_policy_weights(version), evaluated=make_policy_weights(version))
     gate.may_end.set()
@@ -323,7 +324,7 @@ def test_the_process_ends_on_sigterm_with_code_0(
     try:
         wait_until(lambda: [e.episodes for e in evaluations()] == [2], "a result")
         process.terminate()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 0, output

@@ -21,6 +21,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import Reports
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
+from tests.conftest import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrajectory
@@ -43,7 +44,7 @@ class BreakingProxy:
     def close(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):

@@ -22,20 +22,11 @@ from replay_service.trajectory_stream import (
     TrajectoryReader,
     TrajectoryWriter,
 )
+from tests.clocks import Clock
 
 MakeTrajectory = Callable[..., Trajectory]
 
 OUTCOME = EpisodeOutcome(episode_return=-3.0, success=True)
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class UnreliableWriter(TrajectoryWriter):

@@ -11,21 +11,11 @@ from actors.policy import NumpyPolicy
 from replay_service import wire
 from replay_service.experience import FloatArray
 from replay_service.policy_weights import PolicySpec, PolicyWeights
+from tests.policies import policy_weights
 
 
-def make_weights(hidden_sizes: tuple[int, ...] = (5, 4), *, seed: int = 0) -> PolicyWeights:
-    draw = np.random.default_rng(seed)
-    spec = PolicySpec(3, 2, hidden_sizes)
-    return PolicyWeights(
-        spec=spec,
-        version=6,
-        grad_steps=60,
-        env_steps=600,
-        published_unix_seconds=1.5e9,
-        weights=tuple(draw.standard_normal(shape, dtype=np.float32) for shape in spec.layer_shapes),
-        biases=tuple(draw.standard_normal(rows, dtype=np.float32) for rows, _ in spec.layer_shapes),
-        log_std=np.array([-3.0, math.log(0.5)], dtype=np.float32),
-    )
+def make_weights(hidden_sizes: tuple[int, ...] = (5, 4)) -> PolicyWeights:
+    return policy_weights(PolicySpec(3, 2, hidden_sizes), log_std=(-3.0, math.log(0.5)), version=6)
 
 
 def slow_mean(weights: PolicyWeights, observation: FloatArray) -> list[float]:
@@ -65,7 +55,7 @@ def test_a_sample_is_the_mean_plus_scaled_noise_and_is_not_squashed() -> None:
 
 def test_remembers_which_version_acts() -> None:
     policy = NumpyPolicy(make_weights())
-    assert (policy.version, policy.published_unix_seconds) == (6, 1.5e9)
+    assert (policy.version, policy.published_unix_seconds) == (6, 1_700_000_006.5)
 
 
 def test_acts_from_a_decoded_message_and_keeps_none_of_its_bytes() -> None:

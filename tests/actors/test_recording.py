@@ -15,25 +15,13 @@ from actors.policy import NumpyPolicy
 from actors.recording import Handicap, handicapped, record_episode, roll_out
 from replay_service import wire
 from replay_service.datasets import load_dataset
-from replay_service.policy_weights import PolicySpec, PolicyWeights
+from replay_service.policy_weights import PolicySpec
+from tests.policies import policy_weights
 
 
-def policy_file(
-    path: Path, *, seed: int, log_std: float = -1.0, observation_dim: int = 45, action_dim: int = 24
-) -> Path:
-    draw = np.random.default_rng(seed)
-    spec = PolicySpec(observation_dim=observation_dim, action_dim=action_dim, hidden_sizes=(8,))
-    policy = PolicyWeights(
-        spec=spec,
-        version=1,
-        grad_steps=0,
-        env_steps=0,
-        published_unix_seconds=0.0,
-        weights=tuple((0.1 * draw.standard_normal(shape)).astype(np.float32) for shape in spec.layer_shapes),
-        biases=tuple(draw.standard_normal(shape[:1]).astype(np.float32) for shape in spec.layer_shapes),
-        log_std=np.full(action_dim, log_std, dtype=np.float32),
-    )
-    path.write_bytes(wire.encode_policy_weights(policy))
+def policy_file(path: Path, *, seed: int, observation_dim: int = 45, action_dim: int = 24) -> Path:
+    spec = PolicySpec(observation_dim, action_dim, hidden_sizes=(8,))
+    path.write_bytes(wire.encode_policy_weights(policy_weights(spec, seed=seed, scale=0.1, log_std=-1.0)))
     return path
 
 

@@ -13,8 +13,9 @@ from actors.environment import Environment, make_environment
 from actors.policy import NumpyPolicy
 from actors.rollout import Rollout
 from replay_service.experience import Trajectory
-from replay_service.policy_weights import PolicySpec, PolicyWeights
+from replay_service.policy_weights import PolicySpec
 from replay_service.trajectory_stream import EpisodeOutcome
+from tests.policies import policy_weights
 
 Collected = list[tuple[Trajectory, EpisodeOutcome | None]]
 
@@ -26,18 +27,7 @@ def never() -> bool:
 def make_policy(environment: Environment, *, version: int = 1, bias: float = 0.0) -> NumpyPolicy:
     """A linear policy: the mean action is tanh of a small mix of observations, plus `bias`."""
     spec = PolicySpec(environment.spec.observation_dim, environment.spec.action_dim, ())
-    draw = np.random.default_rng(version)
-    weights = PolicyWeights(
-        spec=spec,
-        version=version,
-        grad_steps=0,
-        env_steps=0,
-        published_unix_seconds=0.0,
-        weights=(0.1 * draw.standard_normal(spec.layer_shapes[0], dtype=np.float32),),
-        biases=(np.full(spec.action_dim, bias, dtype=np.float32),),
-        log_std=np.full(spec.action_dim, -1.0, dtype=np.float32),
-    )
-    return NumpyPolicy(weights)
+    return NumpyPolicy(policy_weights(spec, seed=version, scale=0.1, bias=bias, log_std=-1.0, version=version))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from replay_service.errors import WireError
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.weights_channel import WeightsChannel
+from tests.conftest import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights
@@ -26,7 +27,7 @@ FORK = multiprocessing.get_context("fork")
 def test_one_process_of_many_asks_and_all_get_the_same(
     make_policy_weights: MakePolicyWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.shared_weights._LONGEST_WAIT_S", 60.0)  # the machine may be busy with other things
+    monkeypatch.setattr("actors.shared_weights._LONGEST_WAIT_S", PATIENCE_S)
     slot, message = SharedWeights(), wire.encode_policy_weights(make_policy_weights(7))
     asked, right = FORK.Value("i", 0), FORK.Value("i", 0)
 
@@ -45,7 +46,7 @@ def test_one_process_of_many_asks_and_all_get_the_same(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE_S)
     assert (asked.value, right.value) == (1, 12)
 
 
@@ -75,11 +76,11 @@ def test_an_actor_that_is_killed_while_it_fetches_keeps_nobody_waiting(make_poli
 
     process = FORK.Process(target=lambda: slot.newest(1, hang))
     process.start()
-    assert is_inside.wait(60)
+    assert is_inside.wait(PATIENCE_S)
     assert slot.newest(1, lambda: message) == message  # gives the wait up: the other one may wait for Redis
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
+    process.join(PATIENCE_S)
     assert slot.newest(1, lambda: message) == message
     assert slot.newest(1, lambda: pytest.fail("the slot is free and filled")) == message
 

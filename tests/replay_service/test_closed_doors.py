@@ -15,6 +15,7 @@ from replay_service.discovery import DiscoveryServer
 from replay_service.errors import RedisUnavailable
 from replay_service.process import NODE_ADDRESS_VARIABLE, advertised_host, listening_host, serve_metrics
 from replay_service.redis_server import EmbeddedRedis, find_server
+from tests.conftest import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,14 @@ def test_the_default_is_the_loopback_interface() -> None:
 def test_nobody_outside_reaches_it_by_default(serve, outside: str, request: pytest.FixtureRequest) -> None:  # type: ignore[no-untyped-def]
     port = serve(RunConfig().metrics_host)
     path = "targets" if "discovery" in request.node.name else "metrics"
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=PATIENCE_S) as answer:
         assert answer.status == 200
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection((outside, port), timeout=30)
+        socket.create_connection((outside, port), timeout=PATIENCE_S)
 
 
 def test_it_is_open_where_the_user_asks_for_it(serve, outside: str) -> None:  # type: ignore[no-untyped-def]
-    with socket.create_connection((outside, serve("0.0.0.0")), timeout=30):
+    with socket.create_connection((outside, serve("0.0.0.0")), timeout=PATIENCE_S):
         pass
 
 
@@ -78,10 +79,10 @@ def test_node_means_this_machine_s_address_in_its_cluster(
     refused = 0
     for _ in range(3):  # another program may have the same port on the loopback interface
         port = serve(listening_host("node"))
-        with urllib.request.urlopen(f"http://{outside}:{port}/{path}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{outside}:{port}/{path}", timeout=PATIENCE_S) as answer:
             assert answer.status == 200
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
         except ConnectionRefusedError:
             refused += 1
     assert refused >= 2
@@ -94,7 +95,7 @@ def test_what_is_advertised_leads_to_the_machine(registry: CollectorRegistry, mo
     monkeypatch.setenv(NODE_ADDRESS_VARIABLE, "127.0.0.2")
     address = serve_metrics(registry, "0.0.0.0")
     assert address.startswith("127.0.0.2:")
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as answer:
         assert answer.status == 200
 
 
@@ -103,7 +104,10 @@ def test_redis_listens_on_the_address_that_it_is_given_and_on_no_other(tmp_path:
     try:
         host, _, port = running.endpoint.url.rpartition("@")[2].partition(":")
         assert host == "127.0.0.2"
-        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", int(port)), timeout=30):
+        with (
+            pytest.raises(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", int(port)), timeout=PATIENCE_S),
+        ):
             pass
     finally:
         running.stop()

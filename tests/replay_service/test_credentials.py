@@ -21,7 +21,7 @@ from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.redis_server import find_server
 from replay_service.run_state import RunStateStore
-from tests.conftest import WaitUntil
+from tests.conftest import PATIENCE_S, WaitUntil
 
 Enter = Callable[[str], RedisClient]
 
@@ -108,11 +108,11 @@ def test_the_program_names_its_files_and_no_password(run_config: RunConfig, tmp_
     config, folder = tmp_path / "run.toml", tmp_path / "secrets"
     config.write_text(tomli_w.dumps(asdict(run_config)))
     program = [sys.executable, "-m", "replay_service.credentials", "--config", config, "--output"]
-    done = subprocess.run([*program, folder], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*program, folder], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "users.acl" in done.stdout
     assert (folder / "admin.password").read_text() not in done.stdout + done.stderr
-    refused = subprocess.run([*program, config / "below"], capture_output=True, text=True, timeout=60)
+    refused = subprocess.run([*program, config / "below"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert refused.returncode == 2
     assert "error: --output: cannot write" in refused.stderr
 
@@ -146,7 +146,7 @@ class TestPasswordFile:
         done = subprocess.run(
             [sys.executable, "-m", "actors", "evaluator", "--config", config],
             env={"PYTHONPATH": str(Path(__file__).parents[2]), **environment},
-            capture_output=True, text=True, timeout=100,
+            capture_output=True, text=True, timeout=PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 2
         assert "AWAC_REDIS_PASSWORD_FILE: cannot read /no/such" in done.stderr

@@ -9,13 +9,14 @@ import pytest
 
 from replay_service.discovery import TARGETS_PATH, DiscoveryServer, target_groups
 from replay_service.run_state import RunStateStore
+from tests.conftest import PATIENCE_S
 
 GROUPS: list[dict[str, object]] = [{"targets": ["127.0.0.1:9"], "labels": {"role": "learner"}}]
 
 
 def get(address: str, path: str) -> tuple[int, str, bytes]:
     host, _, port = address.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -99,4 +100,4 @@ def test_stopping_frees_the_port() -> None:
     host, _, port = server.address.rpartition(":")
     server.stop()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, int(port)), timeout=30)
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S)

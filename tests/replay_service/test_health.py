@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 from replay_service.errors import ConfigError
 from replay_service.health import Unhealthy, check, require_progress
 from replay_service.process import serve_metrics
+from tests.conftest import PATIENCE_S
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def program(port: object, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "AWAC_METRICS_PORT": str(port)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
 
 

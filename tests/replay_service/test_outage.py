@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +18,21 @@ import redis
 from prometheus_client import CollectorRegistry
 from redis._parsers.base import BaseParser
 
-from replay_service import patience
+from replay_service import disk_space, patience
 from replay_service.config import RunConfig
 from replay_service.connection import connect
 from replay_service.disk_space import wait_for_space
 from replay_service.keys import Keys
 from replay_service.outage import OUTAGE_REASONS, outage_of
 from replay_service.patience import Patience
-from replay_service.process import StopSignal, run_role
+from replay_service.process import StopSignal, WaitNotice, run_role
 from replay_service.redis_server import EmbeddedRedis, find_server
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
 from replay_service.waits import WaitSeconds
+from tests.clocks import LinesInTime, SharedTime
+from tests.conftest import PATIENCE_S
 from tests.faults import Fault, fill, full_disk, no_memory, paused, small_disk, wait_until_written
 
 if TYPE_CHECKING:
@@ -77,9 +81,11 @@ class Actor:
         self.state.set_phase(Phase.ONLINE)
         self.reports = Reports(server.admin, keys)
         self.registry = CollectorRegistry()
+        registered = TrajectoryWriter(server.admin, keys, run.spec, actor_id=0)
+        registered.register()
         self._client = connect(server.running.endpoint, reply_timeout_s=0.5)
         writer = TrajectoryWriter(self._client, keys, run.spec, actor_id=0)
-        writer.register()
+        writer.epoch = registered.epoch
         self.stop = StopSignal()
         waiting = Patience("actor 0", self.stop, waits=WaitSeconds.register(self.registry, "actor"))
         self.sent = 0
@@ -101,7 +107,7 @@ class Actor:
     def close(self) -> None:
         self.stop.set()
         self.may_send.set()
-        self.thread.join(30)
+        self.thread.join(PATIENCE_S)
         self._client.close()
 
 
@@ -117,7 +123,7 @@ def go_through(fault: Fault, reason: str, words: str, server: Server, run: RunCo
             wait_until(lambda: actor.waited(reason) > 1.0, f"the actor to count its wait as {reason}")
             assert actor.thread.is_alive()
             assert actor.sent < MESSAGES
-        actor.thread.join(60)
+        actor.thread.join(PATIENCE_S)
         assert actor.sent == MESSAGES
     finally:
         actor.close()
@@ -192,7 +198,7 @@ def test_a_request_without_a_reply_is_told_while_it_lasts(
         thread.start()
         wait_until(lambda: len(caplog.records) >= 2, "two lines in the log")
         assert thread.is_alive()
-    thread.join(30)
+    thread.join(PATIENCE_S)
     for record in caplog.records[:2]:
         assert record.getMessage().startswith("learner waits for Redis to reply (it is paused or overloaded")
     client.close()
@@ -275,14 +281,53 @@ class TestFullDiskOfARole:
                 return "written"
 
             thread = threading.Thread(
-                target=lambda: written.append(wait_for_space(write, "learner", stop=StopSignal(), waits=waits))
+                target=lambda: written.append(wait_for_space(write, "learner", stop=StopSignal(), waits=waits)),
+                daemon=True,
             )
             thread.start()
             wait_until(lambda: count() > 0, "the wait to be counted")
             assert written == []
             filler.unlink()
-            thread.join(30)
+            thread.join(PATIENCE_S)
         assert written == ["written"]
+
+    def test_the_wait_is_told_at_least_every_ten_seconds(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        clock, stop = SharedTime(), StopSignal()
+        monkeypatch.setattr(disk_space, "WaitNotice", partial(WaitNotice, clock=clock.monotonic))
+        monkeypatch.setattr(stop, "wait", clock.sleep)
+
+        def write() -> str:
+            if clock.now < 60.0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return "written"
+
+        with LinesInTime(clock.monotonic) as lines:
+            assert wait_for_space(write, "learner", stop=stop) == "written"
+        assert lines.longest_silence() <= 10.0
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+    def test_a_stop_ends_the_wait_with_nothing_written_and_says_so(
+        self, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stop, ended = StopSignal(), threading.Event()
+
+        def wait() -> None:
+            if wait_for_space(lambda: Path("/dev/full").write_bytes(b"x"), "learner", stop=stop) is None:
+                ended.set()
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        wait_until(lambda: bool(caplog.records), "the wait to be told")
+        assert thread.is_alive()
+        stop.set()
+        thread.join(PATIENCE_S)
+        assert ended.is_set()
+        began, left = (record.getMessage() for record in caplog.records)
+        assert began.startswith("learner waits for room on the disk: [Errno 28]")
+        assert left == "learner ends without having written: the disk is full"
 
     def test_another_error_is_not_waited_for(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):

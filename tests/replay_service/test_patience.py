@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
 
 from replay_service import patience
-from replay_service.connection import RedisEndpoint, connect
+from replay_service.connection import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, RedisEndpoint, connect
 from replay_service.outage import outage_of
 from replay_service.patience import Patience
-from replay_service.process import StopSignal
+from replay_service.process import StopSignal, WaitNotice
 from replay_service.waits import WaitSeconds
+from tests.clocks import LinesInTime, SharedTime
 
 
 class Flaky:
@@ -92,22 +93,52 @@ def test_the_log_tells_of_the_outage_and_of_its_end_once_each(
     assert ended.startswith("actor 3: Redis answers again after")
 
 
-@pytest.mark.parametrize("requests", [1, 40])
-def test_many_requests_that_take_long_together_are_not_called_a_silent_redis_and_one_is(
-    stop: StopSignal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, requests: int
-) -> None:
-    monkeypatch.setattr(patience, "_LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(patience, "_NOTICE_PERIOD_S", 0.5)
-    caplog.set_level(logging.INFO)
-    patient = Patience("replay service", stop)
+class TestLog:
+    """What goes into the log in the course of time, which passes only when the waiting and its watch both sleep."""
 
-    def ask() -> None:
-        for _ in range(requests):
-            patient.asks_again()
-            time.sleep(2.0 / requests)
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> SharedTime:
+        caplog.set_level(logging.INFO)
+        clock = SharedTime(threads=2)
+        monkeypatch.setattr(patience, "time", clock)
+        monkeypatch.setattr(patience, "WaitNotice", partial(WaitNotice, clock=clock.monotonic))
+        return clock
 
-    patient.until_answered(ask)
-    assert ("waits for Redis to reply" in caplog.text) == (requests == 1)
+    @pytest.mark.parametrize("requests", [1, 40])
+    def test_many_requests_that_take_long_together_are_not_called_a_silent_redis_and_one_is(
+        self, clock: SharedTime, stop: StopSignal, caplog: pytest.LogCaptureFixture, requests: int
+    ) -> None:
+        patient = Patience("replay service", stop)
+
+        def ask() -> None:
+            for _ in range(requests):
+                patient.asks_again()
+                clock.sleep(20.0 / requests)
+
+        patient.until_answered(ask)
+        assert ("waits for Redis to reply" in caplog.text) == (requests == 1)
+
+    @pytest.mark.parametrize(
+        ("refusals", "then_s"),
+        [(0, 0.0), (0, CONNECT_TIMEOUT_S), *((refusals, REPLY_TIMEOUT_S) for refusals in range(12))],
+    )
+    def test_a_wait_is_told_at_least_every_ten_seconds_however_long_each_try_takes(
+        self, clock: SharedTime, stop: StopSignal, refusals: int, then_s: float
+    ) -> None:
+        """The first tries fail at once; the others time out, as where nobody listens, leads or replies."""
+        tries = 0
+
+        def ask() -> str:
+            nonlocal tries
+            tries += 1
+            if clock.now >= 60.0:
+                return "answer"
+            clock.sleep(0.0 if tries <= refusals else then_s)
+            raise redis.exceptions.TimeoutError("no answer")
+
+        with LinesInTime(clock.monotonic) as lines:
+            assert Patience("actor 3", stop).until_answered(ask) == "answer"
+        assert lines.longest_silence() <= 10.0
 
 
 def test_a_stop_ends_the_wait_without_an_answer(stop: StopSignal) -> None:

@@ -16,19 +16,11 @@ from prometheus_client import CollectorRegistry, Counter
 
 from replay_service.errors import ConfigError, LearningDiverged, StaleEpoch
 from replay_service.process import PARENT_VARIABLE, RestartBudget, StopSignal, WaitNotice, run_role, serve_metrics
+from tests.clocks import Clock
+from tests.conftest import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.conftest import WaitUntil
-
-
-class Clock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -133,11 +125,11 @@ print("asked", stop.is_set(), flush=True)
 sys.stdin.readline()
 """
 
-    AT_EVERY_LINE = """
+    AT_EVERY_LINE = f"""
 import faulthandler, signal, sys
 from replay_service.process import StopSignal
 
-faulthandler.dump_traceback_later(20, exit=True)
+faulthandler.dump_traceback_later({PATIENCE_S / 2}, exit=True)
 line = 0
 while True:
     stop, line, seen = StopSignal(), line + 1, 0
@@ -162,19 +154,19 @@ print("lines", line)
     def test_a_signal_at_any_line_of_a_wait_is_taken(self) -> None:
         """The handler runs in the thread that waits, between any two of its lines, whatever that one holds."""
         with python(self.AT_EVERY_LINE) as process:
-            out, errors = process.communicate(timeout=60)
+            out, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
         assert int(out.removeprefix("lines ")) > 3
 
     def test_several_may_wait(self) -> None:
         stop = StopSignal()
         found: list[bool] = []
-        waiting = [threading.Thread(target=lambda: found.append(stop.wait(60)), daemon=True) for _ in range(3)]
+        waiting = [threading.Thread(target=lambda: found.append(stop.wait(PATIENCE_S)), daemon=True) for _ in range(3)]
         for thread in waiting:
             thread.start()
         stop.set()
         for thread in waiting:
-            thread.join(30)
+            thread.join(PATIENCE_S)
         assert found == [True] * 3
 
     def test_it_is_set_once_and_stays(self) -> None:
@@ -193,7 +185,7 @@ print("lines", line)
             assert process.stdout.readline() == "asked True\n"
             assert process.poll() is None
             process.send_signal(number)
-            assert process.wait(timeout=60) == 128 + number
+            assert process.wait(timeout=PATIENCE_S) == 128 + number
 
     def test_a_child_that_is_asked_twice_ends_in_order_all_the_same(self) -> None:
         with python(self.PROGRAM.replace("StopSignal()", "StopSignal(twice_at_once=False)")) as process:
@@ -205,7 +197,7 @@ print("lines", line)
             process.terminate()
             process.stdin.write("\n")
             process.stdin.flush()
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=PATIENCE_S) == 0
 
     def test_a_process_that_was_asked_can_end_in_order(self) -> None:
         with python(self.PROGRAM) as process:
@@ -216,7 +208,7 @@ print("lines", line)
             process.stdout.readline()
             process.stdin.write("\n")
             process.stdin.flush()
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=PATIENCE_S) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own mechanism is Linux's; reads /proc")
@@ -248,7 +240,7 @@ time.sleep(60)
     def test_a_parent_that_died_before_the_call_is_noticed(self) -> None:
         somebody_else = "1"
         with python(self.CHILD.format(call="die_with_launcher"), **{PARENT_VARIABLE: somebody_else}) as orphan:
-            assert orphan.wait(timeout=60) == 1
+            assert orphan.wait(timeout=PATIENCE_S) == 1
 
     def test_a_role_that_was_started_by_hand_lives_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(PARENT_VARIABLE, raising=False)
@@ -303,7 +295,7 @@ def test_metrics_are_served_where_it_says() -> None:
     registry = CollectorRegistry()
     Counter("awac_test_steps", "Steps of a test.", registry=registry).inc(3)
     host, _, port = serve_metrics(registry, "127.0.0.1").rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()
     connection.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from replay_service import wire
+from replay_service import trajectory_stream, wire
 from replay_service.experience import ExperienceSpec, Trajectory
 from replay_service.keys import Keys
 from replay_service.records import unaccounted_steps
@@ -156,6 +156,20 @@ class TestQuarantine:
         assert quarantine.put(bad) == 0
         assert state.read() == before
         assert redis_client.xlen(keys.quarantine) == 1
+
+    def test_it_keeps_the_newest_so_that_nobody_fills_redis_with_bad_messages(
+        self, reader: TrajectoryReader, quarantine: Quarantine, redis_client: RedisClient, keys: Keys,
+        online_state: RunStateStore, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(trajectory_stream, "_QUARANTINE_LENGTH", 3)
+        for number in range(10):
+            # Redis trims whole nodes: a message as long as one has one to itself.
+            redis_client.xadd(keys.online, {"m": b"\xff" * 5_000, "s": number})
+        for bad in reader.read():
+            assert isinstance(bad, BadEntry)
+            quarantine.put(bad)
+        assert [fields[b"s"] for _, fields in redis_client.xrange(keys.quarantine)] == [b"7", b"8", b"9"]
+        assert online_state.read().quarantined_messages == 10
 
     @pytest.mark.parametrize(
         "fields",

@@ -33,7 +33,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.waits import WaitSeconds
-from tests.conftest import WaitUntil
+from tests.conftest import PATIENCE_S, WaitUntil
 from tests.faults import fill, small_disk
 
 IDENTITY = RunIdentity(run_id="night", env="pen", preset="published", seed=7)
@@ -374,7 +374,7 @@ class TestRecorder:
                 "the wait to be counted",
             )
             filler.unlink()
-            thread.join(30)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
             recorder.close()
             events = Counter(take_events(disk, "by_grad_steps"))

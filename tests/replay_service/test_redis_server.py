@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -28,6 +28,7 @@ from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import TrajectoryReader, TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
+from tests.conftest import PATIENCE_S
 from tests.faults import wait_until_written
 
 if TYPE_CHECKING:
@@ -116,6 +117,25 @@ class TestFindServer:
             (no_server_on_path / name).touch(mode=0o755)
             assert find_server() == no_server_on_path / name
 
+    @pytest.mark.parametrize(
+        ("said", "is_taken"),
+        [
+            ("Redis server v=6.2.14 sha=00000000:0 malloc=jemalloc-5.1.0 bits=64", False),
+            ("Redis server v=7.0.0 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64", True),
+            ("Valkey server v=8.1.3 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", True),
+            ("", True),
+        ],
+        ids=["Redis 6.2", "Redis 7.0", "Valkey", "silent"],
+    )
+    def test_one_that_says_it_is_older_than_redis_7_is_passed_over(
+        self, no_server_on_path: Path, caplog: pytest.LogCaptureFixture, said: str, is_taken: bool
+    ) -> None:
+        program = no_server_on_path / "redis-server"
+        program.write_text(f"#!/bin/sh\necho '{said}'\n", encoding="utf-8")
+        program.chmod(0o755)
+        assert (find_server() == program) is is_taken
+        assert (f"{program} is version 6.2 and is passed over" in caplog.text) is not is_taken
+
     @pytest.mark.usefixtures("no_server_on_path")
     def test_the_packaged_one_is_there_on_a_bare_machine(self) -> None:
         found = find_server()
@@ -148,8 +168,9 @@ class TestStart:
             refused.close()
 
     def test_it_keeps_data_on_disk_and_refuses_rather_than_forgets(self, server: Path, start: Start) -> None:
-        client = connect(start(server).endpoint)
+        client: Any = connect(start(server).endpoint)
         assert client.info("persistence")["aof_enabled"] == 1
+        assert client.config_get("appendfsync") == {"appendfsync": "everysec"}  # what actors keep messages for
         memory = client.info("memory")
         assert (memory["maxmemory_policy"], memory["maxmemory"]) == ("noeviction", MEMORY_MB * 2**20)
         client.close()
@@ -162,7 +183,7 @@ class TestStart:
         if outside.startswith("127."):
             pytest.skip("this machine has the loopback interface alone")
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection((outside, port_of(running.endpoint)), timeout=30)
+            socket.create_connection((outside, port_of(running.endpoint)), timeout=PATIENCE_S)
 
     @needs_proc
     def test_the_password_is_in_no_command_line_and_no_environment(self, server: Path, start: Start) -> None:

@@ -31,6 +31,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.service import ReplayService, ServiceFiles, resolve_sources
 from replay_service.trajectory_stream import TrajectoryWriter
+from tests.conftest import PATIENCE_S
 from tests.faults import no_memory, paused, wait_until_written
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class TestFaultsOfItsFiles:
                 yield
             finally:
                 stop.set()
-                thread.join(60)
+                thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
         return begin
@@ -168,6 +169,21 @@ class TestFaultsOfItsFiles:
             (files.run_dir / "summary.json").unlink(missing_ok=True)
             wait_until((files.run_dir / "summary.json").exists, "the summary to be written again")
         assert "waits for Redis" not in caplog.text
+
+    def test_a_redis_that_answers_but_takes_no_writes_is_an_outage_also_while_there_is_nothing_to_write(
+        self, serving: Callable[[], AbstractContextManager[None]], redis_client: RedisClient, wait_until: WaitUntil,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        """Else it ended unnoticed, and leases of actors that could not be heard in it lapsed at its end."""
+        caplog.set_level("INFO")
+        admin: Any = redis_client
+        with serving():
+            admin.config_set("min-replicas-to-write", 1)  # it has none; as with a full disk, reads go on
+            try:
+                wait_until(lambda: "replay service waits for Redis to take writes" in caplog.text, "a line in the log")
+            finally:
+                admin.config_set("min-replicas-to-write", 0)
+            wait_until(lambda: "replay service: Redis answers again" in caplog.text, "the end of the outage")
 
     def test_the_summary_says_that_the_run_is_done_before_the_service_ends(
         self, serving: Callable[[], AbstractContextManager[None]], files: ServiceFiles, run: RunConfig,
@@ -217,7 +233,7 @@ class TestProcess:
         assert RunStateStore(client, KEYS).read().phase is Phase.PRETRAINING
         address = (client.hget(KEYS.run, "discovery") or b"").decode()
         client.close()
-        connection = http.client.HTTPConnection(address, timeout=30)
+        connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
         connection.request("GET", "/targets")
         (group,) = json.load(connection.getresponse())
         connection.close()
@@ -304,11 +320,9 @@ class TestProcess:
         pid = int(admin.info("server")["process_id"])
         with no_memory(admin) if fault == "no memory" else paused(pid):
             time.sleep(actor_timeout_s + 4.0)  # longer than both time-outs, and shorter than that of a reply
-        told = time.monotonic()
-        time.sleep(2.5)  # tries come at most two seconds apart
-        assert state.read().leased_steps == 10
+            ended = time.monotonic()
         wait_until(lambda: state.read().leased_steps == 0, "the lease to lapse once there was time to be heard")
-        assert time.monotonic() - told > actor_timeout_s - 1.5
+        assert time.monotonic() - ended >= actor_timeout_s - 0.1
         admin.close()
         assert process.poll() is None
 

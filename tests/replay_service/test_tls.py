@@ -25,6 +25,7 @@ from replay_service.process import StopSignal
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
 from tests.certificates import OPENSSL, Authority
+from tests.conftest import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrajectory, WaitUntil
@@ -163,7 +164,7 @@ def test_programs_end_with_a_message_and_code_2(
     }[program]
     environment = {**os.environ, "AWAC_REDIS_URL": wrong}
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 2, done.stderr
     assert "error: the certificate of Redis" in done.stderr

@@ -15,6 +15,7 @@ from replay_service.reports import ActorLedger
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import (
     EpisodeOutcome,
+    StoredEpisode,
     StreamEntry,
     TrajectoryReader,
     TrajectoryWriter,
@@ -324,3 +325,23 @@ def test_a_registration_that_is_repeated_because_its_answer_was_lost_counts_once
     assert writer.register(replaces_crashed=True, registration="a") == first
     assert online_state.read().actor_restarts == 1
     assert writer.register(registration="b") == first + 1
+
+
+def test_a_registration_tells_how_much_of_the_newest_episode_is_stored(
+    writer: TrajectoryWriter, make_trajectory: MakeTrajectory
+) -> None:
+    assert writer.stored_episode is None
+
+    def append(sequence: int, *, epoch: int, first_step: int, steps: int, outcome: EpisodeOutcome | None) -> None:
+        made = make_trajectory(sequence, steps=steps, epoch=epoch, truncated=outcome is not None)
+        piece = replace(made, origin=replace(made.origin, episode=4, first_step=first_step))
+        writer.append(piece, want_steps=0, outcome=outcome)
+
+    append(0, epoch=1, first_step=0, steps=5, outcome=None)
+    append(1, epoch=1, first_step=5, steps=7, outcome=None)
+    for _ in range(2):  # also when the answer was lost, and when this incarnation has stored nothing either
+        writer.register(registration="second")
+        assert writer.stored_episode == StoredEpisode(4, 12, ended=False)
+    append(0, epoch=2, first_step=12, steps=3, outcome=EpisodeOutcome(-15.0, success=False))
+    writer.register()
+    assert writer.stored_episode == StoredEpisode(4, 15, ended=True)

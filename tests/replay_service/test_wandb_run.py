@@ -13,6 +13,7 @@ import pytest
 from replay_service import wandb_run
 from replay_service.config import RunConfig
 from replay_service.errors import ConfigError
+from tests.conftest import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ def test_offline_it_writes_a_file_and_asks_nobody(tmp_path: Path) -> None:
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "WANDB_API_KEY": ""}
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, str(tmp_path)],
-        env={**os.environ, **nowhere}, cwd=ROOT, capture_output=True, text=True, timeout=100,
+        env={**os.environ, **nowhere}, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (written,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
@@ -60,4 +61,4 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch: pytest.M
 
 def test_the_service_does_not_load_it_unless_asked() -> None:
     program = "import sys; import replay_service.__main__, launcher.up; sys.exit('wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=PATIENCE_S).returncode == 0
