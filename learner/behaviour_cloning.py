@@ -69,22 +69,36 @@ def clone(
         torch.autograd.backward(loss)
         optimizer.step()
         if step % _REPORT_EVERY_STEPS == 0 or step == steps:
-            _log.info("step %d of %d: loss %.2f", step, steps, loss.item())
+            # Several may be cloned at once, by seed, into one terminal.
+            _log.info("seed %d: step %d of %d: loss %.1f", seed, step, steps, loss.item())
     return export_policy(policy, PublicationStamp(version=1, grad_steps=steps, env_steps=0, unix_seconds=time.time()))
 
 
 def main() -> int:
     """Clone the policy behind a dataset and write it to a file."""
-    parser = argparse.ArgumentParser(prog="python -m learner.behaviour_cloning", description=clone.__doc__)
-    parser.add_argument("--env", required=True, help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--dataset", action="append", required=True, help="a source; may be given several times")
-    parser.add_argument("--steps", type=int, default=10_000, help="gradient steps")
-    parser.add_argument("--batch-size", type=int, default=256, help="transitions a step")
-    parser.add_argument("--hidden-sizes", type=int, nargs="+", default=[256, 256, 256, 256])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True, help="policy file to write")
+    parser = argparse.ArgumentParser(
+        prog="python -m learner.behaviour_cloning",
+        description="Fit a Gaussian policy to the actions of a dataset by maximum likelihood, and write it to a file.",
+    )
+    parser.add_argument("--env", required=True, help=f"task that the dataset is of: {', '.join(TASKS)}")
+    parser.add_argument(
+        "--dataset", action="append", required=True, help="file, folder or Minari id; may be given several times"
+    )
+    parser.add_argument("--steps", type=int, default=10_000, help="gradient steps; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=256, help="transitions a gradient step; default: %(default)s")
+    parser.add_argument(
+        "--hidden-sizes", type=int, nargs="+", default=[256, 256, 256, 256], metavar="UNITS",
+        help="units of each hidden layer of the policy; default: four layers of 256",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first weights and of what is drawn; default: %(default)s"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="policy file to write; its folder is made")
     arguments = parser.parse_args()
     configure_logging("behaviour-cloning")
+    # For batches of a few hundred rows a second thread gains next to nothing, and beside another busy process two
+    # wait for each other at every operation: on two cores they took 14 steps a second where one takes 100.
+    torch.set_num_threads(1)
     require_at_least("--steps", arguments.steps, 1)
     require_at_least("--batch-size", arguments.batch_size, 1)
     require_at_least("--seed", arguments.seed, 0)

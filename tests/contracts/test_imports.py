@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -16,7 +18,7 @@ def loaded_after(module: str) -> set[str]:
     """Top-level modules in a fresh interpreter that has imported `module`."""
     program = f"import json, sys; import {module}; print(json.dumps(sorted({{n.split('.')[0] for n in sys.modules}})))"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, cwd=REPOSITORY
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=PATIENCE_S, cwd=REPOSITORY
     )
     return set(json.loads(done.stdout))
 
@@ -55,7 +57,11 @@ def test_importing_a_package_loads_nothing_but_itself(module: str) -> None:
 def test_importing_an_actor_prints_nothing() -> None:
     # gymnasium_robotics greets at import; actors are many.
     done = subprocess.run(
-        [sys.executable, "-c", "import actors.__main__"], capture_output=True, check=True, timeout=60, cwd=REPOSITORY
+        [sys.executable, "-c", "import actors.__main__"],
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE_S,
+        cwd=REPOSITORY,
     )
     assert (done.stdout, done.stderr) == (b"", b"")
 
@@ -65,7 +71,7 @@ def test_the_import_contracts_hold() -> None:
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_S,
         cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stdout + done.stderr

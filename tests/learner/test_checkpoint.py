@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import logging
@@ -18,20 +19,30 @@ from torch import Tensor
 
 from launcher.doctor import resume_findings
 from learner.checkpoint import CheckpointStore, Progress
-from learner.config import LearnerConfig
+from learner.config import SHAPING_SETTINGS, LearnerConfig
 from learner.mirror import TransitionBatch
-from learner.update import LearnerState, gradient_step, make_state
+from learner.update import LearnerState, fit_observation_scale, gradient_step, make_state
 from replay_service.errors import CheckpointError
 from replay_service.experience import ExperienceSpec
 from replay_service.run_state import Phase
 
 SPEC = ExperienceSpec("synthetic", observation_dim=3, action_dim=2, max_episode_steps=20)
-CONFIG = LearnerConfig(policy_hidden_sizes=(4, 3), critic_hidden_sizes=(4,), critic_layer_norm=True)
+CONFIG = LearnerConfig(
+    policy_hidden_sizes=(4, 3),
+    critic_hidden_sizes=(4,),
+    critic_layer_norm=True,
+    policy_average_rate=0.5,
+    evaluated_average_rate=0.1,
+    normalise_observations=True,
+)
+"""With every part that a state can have."""
 FILES = ("state.safetensors", "manifest.json")
 
 
 def fresh_state(config: LearnerConfig = CONFIG, *, seed: int = 0) -> LearnerState:
-    return make_state(config, SPEC, seed=seed, device=torch.device("cpu"))
+    state = make_state(config, SPEC, seed=seed, device=torch.device("cpu"))
+    fit_observation_scale(state, torch.randn(16, 3, generator=torch.Generator().manual_seed(seed)))
+    return state
 
 
 def train(state: LearnerState, steps: int) -> LearnerState:
@@ -67,7 +78,12 @@ def store_in(folder: Path, config: LearnerConfig = CONFIG, *, spec: ExperienceSp
 def every_tensor(state: LearnerState) -> dict[str, Tensor]:
     """All that a gradient step changes, gathered from torch's own state dictionaries."""
     found = {"generator": state.generator.get_state()}
-    for part, module in (("policy", state.policy), ("critics", state.critics), ("targets", state.target_critics)):
+    assert state.average_policy is not None
+    assert state.evaluated_average is not None
+    for part, module in (
+        ("policy", state.policy), ("average", state.average_policy), ("evaluated", state.evaluated_average),
+        ("critics", state.critics), ("targets", state.target_critics),
+    ):  # fmt: skip
         found |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
     for part, optimizer in (("policy", state.policy_optimizer), ("critics", state.critic_optimizer)):
         for index, parameter in enumerate(optimizer.parameters):
@@ -150,8 +166,8 @@ class TestProof:
         store.restore(fresh_state(seed=99))
         proof = store.record_proof(stream_position=48)
         assert proof is not None
-        optimizers = {"policy_optimizer", "critic_optimizer"}
-        assert set(proof.tensors) == {"generator", "policy", "critics", "targets", *optimizers}
+        networks = {"policy", "average_policy", "evaluated_average", "critics", "targets"}
+        assert set(proof.tensors) == {"generator", *networks, "policy_optimizer", "critic_optimizer"}
         assert sum(proof.tensors.values()) == len(every_tensor(fresh_state()))
         assert proof.generator
         assert (proof.grad_steps, proof.stream_position, proof.stream_position_found) == (5, 60, 48)
@@ -193,9 +209,17 @@ def flip(path: Path, position: int, bit: int) -> None:
     path.write_bytes(data)
 
 
-def edit_manifest(folder: Path, **values: Any) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, **values}))
+def edit_manifest(folder: Path, *, renew_hash: bool = False, **values: Any) -> None:
+    """Without a new hash, an edit is damage; with one, the manifest is as another program would have written it."""
+    manifest = {**json.loads((folder / "manifest.json").read_text()), **values}
+    if renew_hash:
+        del manifest["manifest_sha256"]
+        manifest["manifest_sha256"] = sha256(json.dumps(manifest, sort_keys=True).encode())
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 class TestDamage:
@@ -310,22 +334,65 @@ class TestPrepare:
         store_in(tmp_path).prepare()
 
 
+class TestAnotherDevice:
+    def test_goes_on_with_all_but_the_random_numbers(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A GPU's checkpoint on a CPU: its generators are of another form."""
+        saved = train(fresh_state(), 5)
+        folder = store_in(tmp_path).save(saved, progress_at(5))
+        tensors = safetensors.torch.load((folder / "state.safetensors").read_bytes())
+        tensors["generator"] = torch.zeros(16, dtype=torch.uint8)
+        (folder / "state.safetensors").write_bytes(safetensors.torch.save(tensors))
+        hashes = {name: sha256(tensor.numpy().tobytes()) for name, tensor in tensors.items()}
+        edit_manifest(folder, renew_hash=True, device_type="cuda", sha256=hashes)
+
+        store, restored = store_in(tmp_path), fresh_state(seed=99)
+        with caplog.at_level(logging.WARNING, logger="learner.checkpoint"):
+            assert store.restore(restored) == progress_at(5)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "made on cuda, this is cpu: random numbers are drawn from a new seed" in caplog.text
+        assert store.proof is not None
+        assert not store.proof.generator
+        assert "the generator starts from a new seed" in str(store.proof)
+        assert restored.generator.initial_seed() == 5  # of its own at each checkpoint, but the same at each restore
+        restored.generator.set_state(saved.generator.get_state())
+        assert_same_bits(restored, saved)
+
+
+class TestAnotherFormat:
+    def test_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+        _, newer = save_two(tmp_path)
+        edit_manifest(newer, renew_hash=True, format=2)
+        with pytest.raises(CheckpointError, match=r"step-0*8: expected checkpoint format 1, got 2"):
+            store_in(tmp_path).restore(fresh_state())
+        assert newer.exists()
+
+
+OTHER_SHAPES: dict[str, tuple[Any, str, str]] = {
+    "policy_hidden_sizes": ((8, 3), r"\[4, 3\]", r"\[8, 3\]"),
+    "critic_hidden_sizes": ((4, 4), r"\[4\]", r"\[4, 4\]"),
+    "critic_layer_norm": (False, "True", "False"),
+    "num_critics": (3, "2", "3"),
+    "min_log_std": (-5.0, "-6.0", "-5.0"),
+    "max_log_std": (1.0, "0.0", "1.0"),
+    "std_bounding": ("clamp", "sigmoid", "clamp"),
+    "bounded_mean": (False, "True", "False"),
+    "normalise_observations": (False, "True", "False"),
+    "policy_average_rate": (1.0, "0.5", "1.0"),
+    "evaluated_average_rate": (None, "0.1", "None"),
+    "max_q": (None, "0.0", "None"),
+}
+"""Setting -> another value than in `CONFIG`, and how a refusal names both."""
+
+
 class TestAnotherConfiguration:
-    @pytest.mark.parametrize(
-        ("changes", "then", "now"),
-        [
-            ({"policy_hidden_sizes": (8, 3)}, r"\[4, 3\]", r"\[8, 3\]"),
-            ({"critic_hidden_sizes": (4, 4)}, r"\[4\]", r"\[4, 4\]"),
-            ({"num_critics": 3}, "2", "3"),
-            ({"critic_layer_norm": False}, "True", "False"),
-            ({"max_q": None}, "0.0", "None"),
-            ({"min_log_std": -5.0}, "-6.0", "-5.0"),
-        ],
-    )
-    def test_is_refused_with_both_named(self, tmp_path: Path, changes: dict[str, Any], then: str, now: str) -> None:
+    def test_is_tried_with_every_setting_that_shapes_the_state(self) -> None:
+        assert OTHER_SHAPES.keys() == set(SHAPING_SETTINGS)
+
+    @pytest.mark.parametrize("name", OTHER_SHAPES)
+    def test_is_refused_with_both_named(self, tmp_path: Path, name: str) -> None:
         store_in(tmp_path).save(train(fresh_state(), 2), progress_at(2))
-        config = replace(CONFIG, **changes)
-        name = next(iter(changes))
+        value, then, now = OTHER_SHAPES[name]
+        config = replace(CONFIG, **{name: value})
         with pytest.raises(CheckpointError, match=rf"{name}: checkpoint {then}, now {now}"):
             store_in(tmp_path, config).restore(fresh_state(config))
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_killed_before_any_file_operation(tmp_path: Path, same_step: bool) -> No
     for number in range(200):
         folder = tmp_path / str(number)
         store_in(folder).save(old, progress_at(5))
-        status = in_child(die_at_operation(number, lambda folder=folder: store_in(folder).save(new, after)))
+        status = in_child(die_at_operation(number, partial(store_in(folder).save, new, after)))
         assert_old_or_new(folder, (old, progress_at(5)), (new, after))
         # The next save works in spite of what the dead process has left.
         store_in(folder).save(new, after)

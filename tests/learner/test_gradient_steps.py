@@ -15,8 +15,8 @@ from learner.cuda_graph import capture
 from learner.gradient_steps import GradientSteps, capture_for
 from learner.mirror import ReplayMirror, Transitions
 from learner.report import MetricMeans
-from learner.update import LearnerState, UpdateMetrics, fit_observation_scale, gradient_step, named_tensors
-from tests.learner.test_update import SPEC, VARIANTS, make_state, small_config
+from learner.update import LearnerState, UpdateMetrics, fit_observation_scale, gradient_step, make_state, named_tensors
+from tests.learner.test_update import SPEC, VARIANTS, small_config
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")

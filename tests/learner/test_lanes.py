@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from learner.lanes import FEWEST_ROWS, Lanes
-from learner.update import gradient_step
+from learner.update import gradient_step, named_tensors
 from tests.learner.test_update import (
     VARIANTS,
     SlowAwac,
@@ -103,6 +103,7 @@ def test_the_same_number_of_lanes_gives_the_same_bits() -> None:
         state.lanes = Lanes(3, fewest_rows=16)
         for seed in range(20):
             gradient_step(state, random_batch(seed, dtype=torch.float32, size=64), config)
-        results.append(parameters(state))
+        results.append(named_tensors(state))
         state.lanes.close()
+    assert {"average_policy.log_std_logit", "evaluated_average.log_std_logit"} <= results[0].keys()
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.config import LearnerConfig
+from learner.config import PRESETS, LearnerConfig
 from learner.mirror import TransitionBatch
 from learner.update import (
     LearnerState,
@@ -50,6 +50,9 @@ def float64_state(config: LearnerConfig, *, seed: int = 0) -> LearnerState:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.4 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+    for average in (state.average_policy, state.evaluated_average):
+        if average is not None:
+            average.double()
     return state
 
 
@@ -305,6 +308,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clamped standard deviation": {"std_bounding": "clamp", "initial_log_std": -0.2, "min_log_std": -0.5},
     "five critics with layer norm": {"num_critics": 5, "critic_layer_norm": True, "max_q": None},
     "linear": {"policy_hidden_sizes": (), "critic_hidden_sizes": ()},
+    # Layers of one width share their buffers where no backward pass needs them.
+    "four equal layers": {"policy_hidden_sizes": (5,) * 4, "critic_hidden_sizes": (6,) * 4, "max_q": None},
+    "four equal layers with layer norm": {"policy_hidden_sizes": (5,) * 4, "critic_hidden_sizes": (6,) * 4,
+                                          "critic_layer_norm": True, "max_q": None},
+    "strong, small": {**PRESETS["strong"], "policy_hidden_sizes": (5, 5), "critic_hidden_sizes": (6, 6)},
+    "paper, small": {**PRESETS["paper"], "policy_hidden_sizes": (5,) * 4, "critic_hidden_sizes": (6,) * 4},
 }  # fmt: skip
 
 
@@ -419,6 +428,20 @@ def test_the_evaluated_policy_is_an_average_of_its_own_when_asked(rate: float) -
         assert not parameter.requires_grad
     for name, parameter in acting_policy(other).named_parameters():
         assert torch.equal(parameter, dict(acting_policy(state).named_parameters())[name])  # actors get what they got
+
+
+def test_the_scale_of_observations_is_fitted_in_every_network() -> None:
+    config = small_config(normalise_observations=True, policy_average_rate=0.5, evaluated_average_rate=0.1)
+    state = fresh_state(config)
+    observations = 3.0 * random_batch(0, dtype=torch.float32, size=64).observations + 1.0
+    fit_observation_scale(state, observations)
+    for network in (
+        state.policy, state.average_policy, state.evaluated_average, state.critics, state.target_critics,
+    ):  # fmt: skip
+        assert network is not None
+        assert network.scale is not None
+        torch.testing.assert_close(network.scale.mean, observations.mean(dim=0))
+        torch.testing.assert_close(network.scale.std, observations.std(dim=0) + 1e-3)
 
 
 def test_observations_are_scaled_once_for_all_networks() -> None:

@@ -17,6 +17,7 @@ from replay_service.process import StopSignal
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
+from tests.conftest import PATIENCE_S
 from tests.learner.running.driving import (
     CONFIG,
     CPU,
@@ -81,7 +82,7 @@ def start_learner(redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path
     yield start
     for running in started:
         running.stop_signal.set()
-        running._thread.join(60.0)
+        running._thread.join(PATIENCE_S)
         running.learner.session.client.close()
 
 

@@ -27,6 +27,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
+from tests.conftest import PATIENCE_S
 
 CPU = torch.device("cpu")
 CONFIG = LearnerConfig(
@@ -83,7 +84,7 @@ class RunningLearner:
 
     def join(self) -> None:
         """Wait for its end; raises what it raised."""
-        self._thread.join(60.0)
+        self._thread.join(PATIENCE_S)
         assert not self.is_alive, "the learner did not end"
         if self.error is not None:
             raise self.error
@@ -112,31 +113,38 @@ class StopAtGradStep(StopSignal):
 
 
 class SyntheticActor:
-    """An actor whose environment is a random generator: it asks for steps, and stores what it is admitted for."""
+    """An actor whose environment is a random generator: it asks for steps, and stores what it is admitted for.
+
+    Its episodes are as long as they may be. It waits for no policy, so in lock-step its episodes lie ready for their
+    turns.
+    """
 
     def __init__(self, client: RedisClient, run: RunConfig, *, actor_id: int = 0) -> None:
         self._run = run
         self._writer = TrajectoryWriter(client, Keys(run.run_id), run.spec, actor_id=actor_id)
         self._writer.register()
         self._draw = np.random.default_rng(self._writer.epoch)
-        self._sequence = 0
+        self._sequence = self._played_steps = 0
 
     def request(self) -> int:
-        """Steps that it may store now."""
-        return self._writer.request(self._run.rollout_length).lease_steps
+        """Steps that it may store now, of one episode."""
+        left = EPISODE_STEPS - self._played_steps % EPISODE_STEPS
+        return self._writer.request(min(self._run.rollout_length, left)).lease_steps
 
     def append(self, steps: int, *, broken: bool = False) -> None:
         rewards = np.full(steps, np.nan if broken else -0.5, dtype=np.float32)
+        episode, first_step = divmod(self._played_steps, EPISODE_STEPS)
         trajectory = Trajectory(
             observations=self._draw.standard_normal((steps + 1, 3), dtype=np.float32),
             actions=self._draw.uniform(-1, 1, (steps, 2)).astype(np.float32),
             rewards=rewards,
             terminated=False,
-            truncated=False,
-            origin=Origin(0, self._writer.epoch, self._sequence, 1, 0, 0),
+            truncated=first_step + steps == EPISODE_STEPS,
+            origin=Origin(0, self._writer.epoch, self._sequence, 1, episode, first_step),
         )
         self._writer.append(trajectory, want_steps=0)
         self._sequence += 1
+        self._played_steps += steps
 
 
 class Drive:

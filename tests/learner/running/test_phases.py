@@ -24,6 +24,7 @@ from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
 from replay_service.weights_channel import WeightsChannel
+from tests.conftest import PATIENCE_S
 from tests.learner.running.driving import (
     CONFIG,
     SEED_REWARD,
@@ -94,19 +95,25 @@ class TestPhases:
                 np.testing.assert_array_equal(found, layer.weight.detach().numpy())
         assert weights_digest(last) != weights_digest(newest)
 
+    @pytest.mark.parametrize(
+        ("utd_ratio", "between"),
+        # (gradient steps, 30 of them offline; environment steps, 20 of them before the first update)
+        [(0.3, [(40, 54), (50, 87)]), (1.0, [(50, 40), (90, 80)]), (2.5, [(80, 40), (180, 80)])],
+    )
     def test_versions_between_are_evaluated_when_their_environment_steps_have_come(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
-        start_learner: StartLearner, drive: DriveRun,
+        start_learner: StartLearner, drive: DriveRun, utd_ratio: float, between: list[tuple[int, int]],
     ) -> None:  # fmt: skip
+        run = replace(run_config, utd_ratio=utd_ratio)
+        seeded_state.initialise(run)
         config = replace(CONFIG, evaluate_every_env_steps=40, evaluate_untrained=False)
-        learner = start_learner(config=config)
-        drive(run_config).until_finished(learner)
+        learner = start_learner(run=run, config=config)
+        drive(run).until_finished(learner)
         requests = evaluation_requests(redis_client, keys)
-        assert requests[0].grad_steps == run_config.num_offline_steps
-        assert requests[-1].env_steps == run_config.num_env_steps
-        between = [r.env_steps for r in requests[1:-1]]
-        assert between == sorted(set(between))
-        assert len({steps // 40 for steps in between}) == len(between) > 0
+        assert requests[0].grad_steps == run.num_offline_steps
+        assert requests[-1].env_steps == run.num_env_steps
+        # However far the actors are ahead, a version is judged for the steps that its updates are owed to.
+        assert [(r.grad_steps, r.env_steps) for r in requests[1:-1]] == between
 
     def test_without_offline_data_the_offline_phase_is_skipped(
         self, state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
@@ -181,7 +188,7 @@ class TestPhases:
         address = seeded_state.endpoints()["learner"]
 
         def scraped() -> list[str]:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as reply:
                 return list(reply.read().decode().splitlines())
 
         version = f"awac_learner_policy_version {float(finished.policy_version)}"

@@ -17,6 +17,7 @@ from replay_service.connection import RedisEndpoint
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
+from tests.conftest import PATIENCE_S
 from tests.learner.running.driving import (
     EPISODE_STEPS,
     WaitUntil,
@@ -54,7 +55,7 @@ class TestProcess:
         try:
             wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
             process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
         assert process.returncode == 0, output
@@ -69,7 +70,7 @@ class TestProcess:
         try:
             wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
             process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
         assert process.returncode == 143, output
@@ -81,7 +82,7 @@ class TestProcess:
     ) -> None:  # fmt: skip
         redis_client.hset(keys.run, "policy_version", 3)
         process = self.start(run_config, redis_endpoint, tmp_path)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 2
         assert "error: run" in output
         assert "published policy version 3 and" in output
@@ -92,7 +93,7 @@ class TestProcess:
         self, seeded_state: RunStateStore, run_config: RunConfig, redis_endpoint: RedisEndpoint, tmp_path: Path
     ) -> None:
         (tmp_path / "checkpoints").write_text("a file")
-        output, _ = (process := self.start(run_config, redis_endpoint, tmp_path)).communicate(timeout=60)
+        output, _ = (process := self.start(run_config, redis_endpoint, tmp_path)).communicate(timeout=PATIENCE_S)
         assert process.returncode == 2
         assert f"can make and write at {tmp_path / 'checkpoints'} on" in output
         assert "(File exists)" in output

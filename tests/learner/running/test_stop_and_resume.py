@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,6 +77,26 @@ class TestStopAndResume:
         assert weights_digest(policies[0]) == weights_digest(policies[1])
         assert [p.grad_steps for p in policies if p] == [run_config.num_offline_steps] * 2
 
+    def test_a_policy_that_sees_whitened_observations_is_published_for_plain_ones(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, start_learner: StartLearner,
+        wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        config = replace(CONFIG, normalise_observations=True, policy_average_rate=0.5, evaluated_average_rate=0.1)
+        start_learner(config=config, stop_at_grad_step=17).join()
+        resumed = start_learner(config=config)
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        resumed.stop()
+        observations = np.concatenate([episode.observations[:-1] for episode in offline_data().episodes])
+        mean, std = observations.mean(axis=0), observations.std(axis=0, ddof=1) + 1e-3
+        learnt = resumed.learner.session.state
+        acting, judged = WeightsChannel(redis_client, keys).fetch(), evaluation_requests(redis_client, keys)[-1]
+        assert acting is not None
+        for published, policy in ((acting, learnt.average_policy), (judged, learnt.evaluated_average)):
+            assert policy is not None
+            weight, bias = (parameter.detach().numpy() for parameter in policy.layers[0].parameters())
+            np.testing.assert_allclose(published.weights[0], weight / std, rtol=1e-4)
+            np.testing.assert_allclose(published.biases[0], bias - (weight / std) @ mean, rtol=1e-4, atol=1e-6)
+
     def test_online(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
         start_learner: StartLearner, drive: DriveRun, tmp_path: Path, wait_until: WaitUntil,
@@ -139,27 +160,36 @@ class TestStopAndResume:
         assert drive(longer).until(start_learner(run=longer), lambda s: s.grad_steps == 160).env_steps == 150
         wait_for_phase(seeded_state, Phase.FINISHED, wait_until)
 
+    @pytest.mark.parametrize("lockstep", [False, True])
     def test_a_crash_between_the_last_checkpoint_and_its_publication(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
-        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
+        start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil, lockstep: bool,
     ) -> None:  # fmt: skip
-        learner = start_learner()
-        version = drive(run_config).until_finished(learner).policy_version
+        run = replace(run_config, lockstep=lockstep, actors=1)
+        seeded_state.initialise(run)
+        learner = start_learner(run=run)
+        version = drive(run).until_finished(learner).policy_version
         learner.stop()
         seeded_state.set_phase(Phase.ONLINE)  # as if the publication that enters `finished` had not happened
-        start_learner()
+        if lockstep:  # a version names its turn, so its number must come again; else a newer one than any before
+            redis_client.hset(keys.run, "policy_version", version - 1)
+        start_learner(run=run)
         wait_for_phase(seeded_state, Phase.FINISHED, wait_until)
-        last = evaluation_requests(redis_client, keys)[-1]
-        assert (last.version, last.grad_steps) == (version + 1, 130)
+        *_, before, last = evaluation_requests(redis_client, keys)
+        assert (last.version, last.grad_steps) == (version if lockstep else version + 1, 130)
+        assert weights_digest(last) == weights_digest(before)
 
+    @pytest.mark.parametrize("lockstep", [False, True])
     def test_a_crash_between_the_first_checkpoint_and_its_publication(
         self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
-        start_learner: StartLearner, tmp_path: Path, wait_until: WaitUntil,
+        start_learner: StartLearner, tmp_path: Path, wait_until: WaitUntil, lockstep: bool,
     ) -> None:  # fmt: skip
-        state = make_state(CONFIG, run_config.spec, seed=5, device=CPU)
-        store = CheckpointStore(tmp_path / "checkpoints", spec=run_config.spec, config=CONFIG)
+        run = replace(run_config, lockstep=lockstep)
+        seeded_state.initialise(run)
+        state = make_state(CONFIG, run.spec, seed=5, device=CPU)
+        store = CheckpointStore(tmp_path / "checkpoints", spec=run.spec, config=CONFIG)
         store.save(state, Progress(phase=Phase.ONLINE, offline_grad_steps=30))
-        start_learner()
+        start_learner(run=run)
         wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
         assert [(r.version, r.grad_steps) for r in evaluation_requests(redis_client, keys)] == [(1, 30)]
 
@@ -216,7 +246,7 @@ class TestStopAndResume:
         wait_until: WaitUntil,
     ) -> None:  # fmt: skip
         def fill_the_disk(learner: Learner) -> None:
-            def save(_state: LearnerState, _progress: Progress) -> Path:
+            def save(state: LearnerState, progress: Progress) -> Path:
                 learner.session.stop.set()
                 raise OSError(errno.ENOSPC, "No space left on device")
 

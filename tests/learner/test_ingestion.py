@@ -1,0 +1,84 @@
+"""What the mirror holds once it is filled from Redis: the transitions that the learner's settings ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from learner.checkpoint import Progress
+from learner.config import LearnerConfig
+from learner.startup import fill_mirror
+from replay_service.config import ReplayConfig, RunConfig
+from replay_service.datasets import Episode, OfflineDataset
+from replay_service.experience import FloatArray, Trajectory
+from replay_service.keys import Keys
+from replay_service.redis_client import RedisClient
+from replay_service.seeding import seed
+from replay_service.trajectory_stream import TrajectoryWriter
+from tests.conftest import MakeTrajectory
+from tests.learner.conftest import OpenSession
+
+CONFIG = LearnerConfig(policy_hidden_sizes=(4,), critic_hidden_sizes=(4,), n_step=3, discount=0.5)
+SEED_STEPS, CAPACITY = 12, 15
+
+
+def rows_of(played: Episode | Trajectory, config: LearnerConfig) -> list[FloatArray]:
+    """[s, a, R, discount, s'] of every step."""
+    rows, steps = [], len(played.rewards)
+    for t in range(steps):
+        end = min(t + config.n_step, steps)
+        reward = sum(config.discount ** (i - t) * float(played.rewards[i]) for i in range(t, end))
+        is_terminal = played.terminated and end == steps
+        discount = 0.0 if config.use_terminals and is_terminal else config.discount ** (end - t)
+        action = played.actions[t]
+        if config.clip_stored_actions:
+            action = np.array([max(-1.0, min(1.0, float(a))) for a in action])
+        rows.append(np.hstack([played.observations[t], action, reward, discount, played.observations[end]]))
+    return rows
+
+
+@pytest.mark.parametrize("evict_seed", [False, True])
+@pytest.mark.parametrize(("use_terminals", "clip_stored_actions"), [(True, True), (False, False)])
+def test_the_settings_reach_every_transition(
+    open_session: OpenSession,
+    redis_client: RedisClient,
+    keys: Keys,
+    run_config: RunConfig,
+    writer: TrajectoryWriter,
+    make_trajectory: MakeTrajectory,
+    use_terminals: bool,
+    clip_stored_actions: bool,
+    evict_seed: bool,
+) -> None:
+    config = replace(CONFIG, use_terminals=use_terminals, clip_stored_actions=clip_stored_actions)
+    run = replace(run_config, replay=ReplayConfig(capacity=CAPACITY, evict_seed=evict_seed))
+    draw = np.random.default_rng(0)
+    offline = Episode(
+        observations=draw.standard_normal((SEED_STEPS + 1, 3), dtype=np.float32),
+        actions=2.0 * draw.standard_normal((SEED_STEPS, 1), dtype=np.float32),
+        rewards=draw.standard_normal(SEED_STEPS, dtype=np.float32),
+        terminated=True,
+        truncated=False,
+    )
+    online = [
+        replace(trajectory, actions=3.0 * trajectory.actions)
+        for trajectory in (make_trajectory(0, steps=5), make_trajectory(1, steps=4, terminated=True))
+    ]
+    played: list[Episode | Trajectory] = [offline, *online]
+    assert min(np.abs(each.actions).max() for each in played) > 1.0  # or clipping would not be seen
+    seeded = seed(redis_client, keys, OfflineDataset((offline,), ("synthetic",)))
+    for trajectory in online:
+        writer.append(trajectory, want_steps=0)
+
+    progress = Progress()
+    mirror, _ = fill_mirror(open_session(run, config), progress, seeded)
+    assert progress.stream_position == 9
+    expected = [row for each in played for row in rows_of(each, config)]
+    if evict_seed:
+        expected = expected[-CAPACITY:]
+    batch = mirror.gather(mirror._rows(torch.arange(mirror.size)))
+    found = np.hstack([field.numpy().reshape(len(field), -1) for field in batch])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
