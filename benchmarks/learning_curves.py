@@ -28,7 +28,7 @@ from launcher.run_directory import RunDirectory
 from replay_service.config_file import nearest
 from replay_service.errors import USER_ERROR_EXIT_CODE, ConfigError, UserError
 
-_COMMON = ("--actors", "1", "--learner.threads", "1")
+_ONE_THREAD = ("--learner.threads", "1")
 _STD_FLOOR = ("--learner.min-log-std", "-2.5", "--learner.initial-log-std", "-2.3")
 _BATCH_256 = ("--learner.batch-size", "256")
 
@@ -62,6 +62,7 @@ class Experiment:
     demonstrations: str = ""
     """A dataset of its own in the place of the task's; `_SHIPPED`: name none, and get what ships with the project."""
     options: tuple[str, ...] = ()
+    actors: int = 1
 
     def run(self, seed: int, data: Path, runs: Path) -> ExperimentRun:
         """One of its runs."""
@@ -73,7 +74,8 @@ class Experiment:
         command = (
             "launcher", "up", "--run-dir", str(directory.path), "--env", self.env,
             "--preset", self.preset, *(word for path in datasets for word in ("--dataset", str(path))),
-            "--seed", str(seed), "--num-env-steps", str(self.num_env_steps), *_COMMON, *self.options,
+            "--seed", str(seed), "--num-env-steps", str(self.num_env_steps), "--actors", str(self.actors),
+            *_ONE_THREAD, *self.options,
         )  # fmt: skip
         return ExperimentRun(directory, command, self.num_env_steps)
 
@@ -101,6 +103,8 @@ EXPERIMENTS = (
     Experiment("published-door-without-rollouts", "door", "published", 60_000, seeds=1, options=_BATCH_256),
     Experiment("published-pen-batch-1024", "pen", "published", 100_000, seeds=1, with_rollouts=True),
     Experiment("strong-pen-with-rollouts", "pen", "strong", 100_000, seeds=1, with_rollouts=True),
+    Experiment("strong-door-8-actors", "door", "strong", 100_000, seeds=1, actors=8),
+    Experiment("strong-door-32-actors", "door", "strong", 100_000, seeds=1, actors=32),
     Experiment("strong-door-with-rollouts", "door", "strong", 100_000, seeds=1, with_rollouts=True),
     without("acting-average", "--learner.policy-average-rate", "1"),
     without("evaluated-average", "--learner.evaluated-average-rate", "none"),
