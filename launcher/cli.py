@@ -5,6 +5,7 @@ Heavy imports (ray, MuJoCo, h5py) stay inside the commands, so that `launcher --
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ add_data_commands(app)
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback where a sentence says what is wrong."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?", and the command goes on
     arguments = auto_as_number(list(sys.argv[1:] if tokens is None else tokens))
     only_lists_commands = arguments in ([], ["-h"], ["--help"])
     if only_lists_commands:

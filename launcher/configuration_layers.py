@@ -18,8 +18,18 @@ _ENVIRONMENT_PREFIX = "AWAC_"
 _AUTO = "auto"
 
 
+def _is_up(arguments: list[str]) -> bool:
+    """Whether a command line is one of `launcher up`, which alone has settings of an experiment."""
+    return arguments[:1] == ["up"]
+
+
 def auto_as_number(arguments: list[str]) -> list[str]:
-    """The number of actors is a number everywhere behind the command line, and 'auto' is a number no count has."""
+    """The number of actors is a number everywhere behind the command line, and 'auto' is a number no count has.
+
+    Only `launcher up` measures it; another command refuses the word, as it does any that is no number.
+    """
+    if not _is_up(arguments):
+        return arguments
     variable = f"{_ENVIRONMENT_PREFIX}ACTORS"
     if os.environ.get(variable) == _AUTO:
         os.environ[variable] = str(AUTO_ACTORS)
@@ -34,16 +44,20 @@ def set_layers(app: App, arguments: list[str]) -> None:
     """Put the layers below a command line into the application: environment variables, files, preset.
 
     Which file and which preset is itself an option, so the line is parsed once for the file and once for the preset
-    before it is parsed for good.
+    before it is parsed for good. They are layers of `launcher up`: AWAC_ENV must not tell `launcher dataset inspect`
+    what to compare a dataset with.
 
     Raises:
         ConfigError: the configuration file cannot be read, or the preset is unknown.
         RunDirectoryError: there is no run to resume.
         cyclopts.CycloptsError: the line cannot be parsed; already printed.
     """
+    app.config = ()
+    if not _is_up(arguments):
+        return
     environment = Env(_ENVIRONMENT_PREFIX, command=False)
     app.config = (environment,)
-    if not arguments or arguments[0] != "up" or {"--help", "-h"} & set(arguments):
+    if {"--help", "-h"} & set(arguments):
         return
     options, _experiment = _parse_up(app, arguments)
     layers: list[Any] = [environment]

@@ -20,6 +20,8 @@ from replay_service.tasks import find_task
 _BAR_WIDTH = 40
 _BINS = 10
 _BYTES_A_MB = 1e6
+_ROUNDING_ULPS = 64
+"""More than there are bins in any histogram, or two edges would be the same number."""
 
 Bounds = tuple[Sequence[float], Sequence[float]]
 
@@ -67,13 +69,13 @@ def inspect(source: str, *, env: str | None, plot: Path | None, console: Console
         from launcher.dataset_picture import draw_histograms
 
         draw_histograms(facts, histograms(facts), plot)
-        console.print(f"\n{plot}", highlight=False, soft_wrap=True)
+        console.print(f"\n{plot}", highlight=False, markup=False, soft_wrap=True)
     findings = [*facts.contradictions(), *([refusal] if refusal else [])]
     console.print()
     for finding in findings:
         console.print(Text(f"BAD  {finding}", style="red"), soft_wrap=True)
     if not findings:
-        console.print(_approval(expected), highlight=False, soft_wrap=True)
+        console.print(_approval(expected), highlight=False, markup=False, soft_wrap=True)
     return FAILURE_EXIT_CODE if findings else 0
 
 
@@ -88,14 +90,19 @@ def histograms(facts: DatasetFacts) -> list[tuple[str, Sequence[float]]]:
 
 
 def bins(values: Sequence[float], count: int = _BINS) -> list[tuple[float, float, int]]:
-    """Cut a range into equal bins: (from, to, number of values) each; one bin when all values are equal."""
+    """Cut a range into equal bins: (from, to, number of values) each; one bin where they differ by rounding alone."""
     if not values:
         return []
     low, high = min(values), max(values)
-    if low == high:
+    if differ_by_rounding(low, high):
         return [(low, high, len(values))]
     counts, edges = np.histogram(np.asarray(values, dtype=np.float64), bins=count)
     return [(float(a), float(b), int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
+
+
+def differ_by_rounding(low: float, high: float) -> bool:
+    """Whether two values are equal but for the last bits, between which no bins fit."""
+    return high - low <= _ROUNDING_ULPS * float(np.spacing(max(abs(low), abs(high))))
 
 
 def _expectation(env: str) -> Expectation:
@@ -176,7 +183,8 @@ def _spread(values: Sequence[float]) -> str:
 def _print_histogram(values: Sequence[float], console: Console) -> None:
     found = bins(values)
     most = max((count for _low, _high, count in found), default=0)
+    block = "#" if console.options.ascii_only else "█"
     for low, high, count in found:
-        bar = "█" * max(round(_BAR_WIDTH * count / most), 1 if count else 0)
-        label = f"{low:>10.5g}" if low == high else f"{low:>10.5g} to {high:<10.5g}"
+        bar = block * max(round(_BAR_WIDTH * count / most), 1 if count else 0)
+        label = f"{low:>10.5g}" if len(found) == 1 else f"{low:>10.5g} to {high:<10.5g}"
         console.print(Text.assemble(label, "  ", (bar, "cyan"), f" {count:,}" if count else ""), highlight=False)

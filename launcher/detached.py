@@ -2,73 +2,97 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import shlex
 import sys
-import time
 from pathlib import Path
 
 from launcher.run_directory import RunDirectory
+from replay_service.errors import FAILURE_EXIT_CODE
 
 _OUTPUT = "launcher.out"
 _POLL_S = 0.1
-_SHOWN_CHARACTERS = 4_000
+_SHOWN_BYTES = 4_000
 
 
-def output_path(directory: RunDirectory) -> Path:
-    """Where a detached launcher writes what it would have shown."""
-    return directory.logs / _OUTPUT
+class Waiting:
+    """The process in the terminal, which waits until the run is up.
+
+    Args:
+        pipe: to be written to.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._told = False
+
+    def tell(self) -> None:
+        """Tell it that the run is up; it may have left."""
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._pipe, b"\0")
+            os.close(self._pipe)
 
 
-def detach(directory: RunDirectory) -> int | None:
+def detach(directory: RunDirectory) -> Waiting | int:
     """Fork: the child goes on in a session of its own and keeps the lock, the parent waits until the run is up.
 
     To be called before threads are started and Ray is loaded, while the run directory is held.
 
     Returns:
-        None in the child, which goes on; in the parent the exit code: 0 once the run is up, else that of the child.
+        In the child, which goes on, whom to tell that the run is up. In the parent the exit code: 0 once the run is up,
+        else that of the child.
     """
-    directory.ready.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    output = output_path(directory)
-    began = output.stat().st_size if output.exists() else 0
+    directory.logs.mkdir(exist_ok=True)
+    # Opened once, by both: a child that takes its start back deletes the file, and what it has said is still read.
+    output = os.open(directory.logs / _OUTPUT, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    began = os.fstat(output).st_size
+    hears, tells = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(hears)
         os.setsid()
         _write_to(output)
         directory.sign()
-        return None
-    return _wait_until_up(child, directory, began)
+        return Waiting(tells)
+    try:
+        os.close(tells)
+        return _wait_until_up(child, directory.path, hears, output, began)
+    except BaseException:  # whatever ends this wait, the run is the child's from here on
+        return FAILURE_EXIT_CODE
 
 
-def _write_to(output: Path) -> None:
+def _write_to(output: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for own, stream in ((nothing, 0), (file, 1), (file, 2)):
+    for own, stream in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(own, stream)
     os.close(nothing)
-    os.close(file)
+    os.close(output)
 
 
-def _wait_until_up(child: int, directory: RunDirectory, began: int) -> int:
-    print(f"{directory.path} is starting, process {child} ...", flush=True)
+def _wait_until_up(child: int, path: Path, hears: int, output: int, began: int) -> int:
+    print(f"{path} is starting, process {child} ...", flush=True)
     try:
-        while not directory.ready.exists():
+        while not (select.select([hears], [], [], _POLL_S)[0] and os.read(hears, 1)):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                print(_since(output_path(directory), began), end="", file=sys.stderr)
+                print(_since(output, began), end="", file=sys.stderr)
                 return os.waitstatus_to_exitcode(status)
-            time.sleep(_POLL_S)
     except KeyboardInterrupt:
         print("it goes on starting", file=sys.stderr)
+    quoted = shlex.quote(str(path))
     print(
-        f"it goes on without this terminal; see it with: launcher attach {directory.path}\n"
-        f"stop it with: launcher down {directory.path}"
+        f"it goes on without this terminal; see it with: launcher attach {quoted}\nstop it with: launcher down {quoted}"
     )
     return 0
 
 
-def _since(output: Path, began: int) -> str:
-    with output.open("rb") as file:
-        file.seek(began)
-        return file.read().decode(errors="replace")[-_SHOWN_CHARACTERS:]
+def _since(output: int, began: int) -> str:
+    end = os.fstat(output).st_size
+    first = max(began, end - _SHOWN_BYTES)
+    return os.pread(output, end - first, first).decode(errors="replace")

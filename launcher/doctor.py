@@ -16,7 +16,9 @@ from pathlib import Path
 
 import safetensors.numpy
 
+from launcher.former_settings import former_numbers
 from launcher.learner_node import NotedNode
+from launcher.run_directory import RunDirectory
 from replay_service.config import RunConfig
 from replay_service.errors import WireError
 from replay_service.experience import ExperienceSpec
@@ -58,6 +60,21 @@ class Recount:
     by_actor: Counter[int] = field(default_factory=Counter)
     origins: set[tuple[int, int, int]] = field(default_factory=set)
     """Actor, epoch and sequence of every sound message."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormerSettings:
+    """What the run was allowed before it was resumed with other settings; what it did then was right then."""
+
+    budgets: list[int] = field(default_factory=list)
+    """Values of `num_env_steps`."""
+    initial_env_steps: list[int] = field(default_factory=list)
+
+    @staticmethod
+    def read(run: RunDirectory) -> FormerSettings:
+        """As the launcher's log has them."""
+        log = run.logs / "launcher.log"
+        return FormerSettings(former_numbers(log, "num_env_steps"), former_numbers(log, "initial_env_steps"))
 
 
 def recount(client: RedisClient, stream: str, spec: ExperienceSpec, *, before: int | None = None) -> Recount:
@@ -107,8 +124,10 @@ def examine(
     online = recount(client, keys.online, run.spec, before=state.appended_steps)
     # Of a live run, trajectories may have been evicted between the reading of the counters and of the stream.
     evicted_meanwhile = RunStateStore(client, keys).read().appended_steps > state.appended_steps
-    findings = [_spec(state, run), _seed(client, keys, run.spec), *_messages(online, state, live=evicted_meanwhile)]
-    findings += [*_ledger(state, actors, online), *_limiter(state, run, len(actors)), _weights(client, keys, state)]
+    former = FormerSettings.read(RunDirectory(checkpoints.parent))
+    findings = [_spec(state, run), _seed(client, keys, run.spec, state.phase)]
+    findings += [*_messages(online, state, live=evicted_meanwhile), *_ledger(state, actors, online)]
+    findings += [*_limiter(state, run, former, len(actors)), _weights(client, keys, state)]
     return [*findings, checkpoint_finding(checkpoints, state, elsewhere), *resume_findings(checkpoints)]
 
 
@@ -124,11 +143,17 @@ def _spec(state: RunState, run: RunConfig) -> Finding:
     return Finding(state.spec_fingerprint == expected, f"spec: Redis {state.spec_fingerprint}, config.toml {expected}")
 
 
-def _seed(client: RedisClient, keys: Keys, spec: ExperienceSpec) -> Finding:
+def _seed(client: RedisClient, keys: Keys, spec: ExperienceSpec, phase: Phase) -> Finding:
     info = seed_info(client, keys)
-    if info is None:
+    if info is None and phase is not Phase.SEEDING:
         return Finding(False, "seed data: the stream was never completely filled")
     found = recount(client, keys.seed, spec)
+    if info is None:
+        # Nobody learns from it yet, and a seeding that was interrupted is begun again by a resume.
+        return Finding(
+            not found.bad,
+            f"seed data: still being filled, {found.steps:,} transitions counted so far; {len(found.bad)} bad",
+        )
     sound = found.steps == info.steps and not found.bad and found.missing_positions == 0
     return Finding(
         sound, f"seed data: {found.steps:,} transitions counted, {info.steps:,} recorded; {len(found.bad)} bad"
@@ -186,12 +211,16 @@ def _ledger(state: RunState, actors: list[ActorLedger], online: Recount) -> list
     return findings
 
 
-def _limiter(state: RunState, run: RunConfig, actors: int) -> list[Finding]:
+def _limiter(state: RunState, run: RunConfig, former: FormerSettings, actors: int) -> list[Finding]:
     if state.phase in (Phase.SEEDING, Phase.PRETRAINING):
         return [
             Finding(state.env_steps == 0, f"limiter: no env steps before the online phase, got {state.env_steps:,}")
         ]
-    owed = math.floor(run.utd_ratio * max(0, state.env_steps - state.initial_env_steps))
+    # What was allowed once stays allowed: the fewest initial steps of any time allow the most updates. A budget that
+    # is smaller than they are stands in their place (`RunStateStore.initialise`).
+    initial = min([state.initial_env_steps, *former.initial_env_steps, *former.budgets])
+    before = f" from {initial:,} env steps on, as before a resume" if initial < state.initial_env_steps else ""
+    owed = math.floor(run.utd_ratio * max(0, state.env_steps - initial))
     allowed = env_steps_allowed(
         online_grad_steps=state.online_grad_steps,
         utd_ratio=run.utd_ratio,
@@ -200,20 +229,25 @@ def _limiter(state: RunState, run: RunConfig, actors: int) -> list[Finding]:
     )
     ahead = max(0, state.env_steps + state.leased_steps - allowed)
     return [
-        Finding(state.online_grad_steps <= owed, f"limiter: {state.online_grad_steps:,} updates of {owed:,} allowed"),
+        Finding(
+            state.online_grad_steps <= owed, f"limiter: {state.online_grad_steps:,} updates of {owed:,} allowed{before}"
+        ),
         # No error: a learner that was restored from a checkpoint has fewer updates than before and catches up.
         Finding(True, f"limiter: actors ahead by {ahead:,} steps beyond the band"),
-        _budget(state, run, actors),
+        _budget(state, run, former, actors),
     ]
 
 
-def _budget(state: RunState, run: RunConfig, actors: int) -> Finding:
+def _budget(state: RunState, run: RunConfig, former: FormerSettings, actors: int) -> Finding:
     """Steps over the budget are no error while each actor can have stored one message behind a lapsed lease.
 
     An actor that was cut off loses its lease to others, and what it stores once it is back is kept all the same.
     """
-    over, explained = max(0, state.env_steps - state.num_env_steps), actors * run.rollout_length
+    budget = max([state.num_env_steps, *former.budgets])
+    over, explained = max(0, state.env_steps - budget), actors * run.rollout_length
     text = f"budget: {state.env_steps:,} of {state.num_env_steps:,} env steps"
+    if state.env_steps > state.num_env_steps and budget > state.num_env_steps:
+        text += f", which were {budget:,} before a resume"
     if over:
         text += f", {over:,} over it, of which lapsed leases explain up to {explained:,}"
     return Finding(over <= explained, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +17,16 @@ from replay_service.config_file import NONE, nearest
 from replay_service.errors import ConfigError
 from replay_service.tasks import find_task
 
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+"""What the learner takes; whether the machine has it, only the learner can say, which may run on another one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherConfig:
     """The `[launcher]` table: where the roles run and how often they are replaced."""
 
     device: Annotated[str, Parameter(alias="--device")] = "auto"
-    """Device of the learner: auto (a CUDA GPU when there is one), cpu or cuda."""
+    """Device of the learner: auto (a CUDA GPU when there is one), cpu, cuda, or cuda:N for one of several."""
     ray_address: Annotated[str, Parameter(alias="--ray-address")] = ""
     """A running Ray cluster ('auto' or host:port). Default: a private one on this machine."""
     actors_per_host: int = 64
@@ -52,6 +56,8 @@ class LauncherConfig:
     """Time that a role gets for an orderly end before it is killed."""
 
     def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f"launcher.device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
         require_at_least("launcher.actors_per_host", self.actors_per_host, 1)
         require_at_least("launcher.actors_per_pool", self.actors_per_pool, 1)
         for name in ("actor_cpus", "learner_cpus", "learner_gpus", "replay_cpus", "evaluator_cpus"):

@@ -26,10 +26,15 @@ def in_words(error: Exception) -> Told | None:
         return Told(str(error), FAILURE_EXIT_CODE)
     if isinstance(error, OSError) and error.filename is not None:
         return Told(f"{error.filename}: {error.strerror}", USER_ERROR_EXIT_CODE)
-    from replay_service.connection import REFUSALS, TRANSIENT_ERRORS  # loads redis, which most commands never need
+    from redis.exceptions import NoPermissionError  # most commands never need it, nor what is below
 
-    if isinstance(error, REFUSALS):  # for redis-py they are connection errors too, but no waiting mends them
+    from replay_service.connection import REFUSALS, certificate_problem
+    from replay_service.outage import outage_of
+
+    if isinstance(error, (*REFUSALS, NoPermissionError)):  # some are connection errors too, but no waiting mends them
         return Told(f"the run's Redis refused the credentials ({error})", USER_ERROR_EXIT_CODE)
-    if isinstance(error, TRANSIENT_ERRORS):
+    if (problem := certificate_problem(error)) is not None:
+        return Told(f"the certificate of the run's Redis is not accepted: {problem}", USER_ERROR_EXIT_CODE)
+    if outage_of(error) is not None:
         return Told(f"the run's Redis does not answer ({error}); try again in a moment", FAILURE_EXIT_CODE)
     return None

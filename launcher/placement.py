@@ -35,7 +35,7 @@ from launcher.program import RoleProgram
 from launcher.run_directory import RunDirectory
 from launcher.supervisor import LOST_EXIT_CODE, PlacementFailed
 from replay_service.access import Role
-from replay_service.errors import ConfigError
+from replay_service.errors import AwacError, ConfigError
 from replay_service.process import NODE_ADDRESS_VARIABLE, PARENT_VARIABLE
 
 _OBJECT_STORE_BYTES = 80 * 2**20
@@ -46,6 +46,10 @@ _PIN = 0.001
 _LOOK_EVERY_S = 1.0
 _BESIDE_S = 3.0
 """How long Ray may take to find room for the learner beside the replay service before it may go elsewhere."""
+
+
+class RayUnavailable(AwacError):
+    """A Ray of this machine's own did not start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,7 @@ class RolePlacement:
 
         Raises:
             ConfigError: no Ray cluster answers at the address, or it refuses the token.
+            RayUnavailable: a private one did not start.
         """
         self._files = files
         self._hosted: dict[str, _Hosted] = {}
@@ -201,14 +206,23 @@ class RolePlacement:
                         "in RAY_AUTH_TOKEN_PATH here too"
                     ) from error
             else:
-                with keeping_hangups_from_children():
-                    ray.init(
-                        address="local",
-                        num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
-                        include_dashboard=False,
-                        object_store_memory=_OBJECT_STORE_BYTES,
-                        **quiet,
-                    )
+                try:
+                    with keeping_hangups_from_children():
+                        ray.init(
+                            address="local",
+                            num_cpus=max(os.cpu_count() or 1, int(num_cpus) + 1),
+                            include_dashboard=False,
+                            object_store_memory=_OBJECT_STORE_BYTES,
+                            **quiet,
+                        )
+                except Exception as error:  # of any kind: Ray has none of its own for this
+                    with contextlib.suppress(Exception):
+                        ray.shutdown()
+                    raise RayUnavailable(
+                        f"Ray did not start on this machine ({error}): it needs memory, free ports, within half a "
+                        "minute some CPU time, and a folder with room for its files, /tmp/ray unless RAY_TMPDIR names "
+                        "another; its logs are there, below session_latest"
+                    ) from error
         self.home = _own_address()
 
     def shutdown(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from actors.environment import make_environment
 from launcher.replay_contents import Skipped, read_stream, stream_key
 from launcher.replay_filter import ReplayFilter, worth_of
+from launcher.whole_file import require_writable_beside
 from replay_service.config import RunConfig
 from replay_service.datasets import DatasetCard, Episode, check_minari_name, write_minari
 from replay_service.episode_assembly import Stretch, assemble
@@ -49,11 +50,12 @@ def export_episodes(
         whole_only: leave incomplete episodes out.
 
     Raises:
-        ConfigError: the filter asks what the data cannot answer.
-        DatasetError: no episode fits, or the output's name is unfit or in use.
+        ConfigError: the filter asks what the data cannot answer, or the output cannot be written.
+        DatasetError: no episode fits, the output's name is unfit or in use, or it finds no room.
         EnvironmentUnknown: the run's environment cannot be made here; Minari wants its description.
     """
     check_minari_name(output)
+    require_writable_beside(output)
     chosen.check(run)
     environment = make_environment(run.env, max_episode_steps=run.environment.max_episode_steps)
     env_spec = environment.env.spec.to_json()

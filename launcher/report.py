@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from launcher.plot import draw_curves
 from launcher.report_pictures import draw_learner, draw_throughput, rates_over_time
 from launcher.run_connection import redis_of
 from launcher.run_directory import RunDirectory
+from launcher.run_summary import read_summary
 from launcher.whole_file import whole_file
 from launcher.wording import duration, percent
 from replay_service.config import RunConfig
@@ -119,7 +119,7 @@ def render(directory: RunDirectory, config: RunConfig, found: FromRedis | None, 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
-    summary, problems = _summary(directory)
+    summary, damage = read_summary(directory)
     curves, curve_problems = _curves(directory)
     videos, left_out = _videos(directory.videos)
     reports = found.reports if found else []
@@ -130,7 +130,7 @@ def render(directory: RunDirectory, config: RunConfig, found: FromRedis | None, 
         written=time.strftime("%Y-%m-%d %H:%M:%S %z"),
         program_version=version("awac-online"),
         facts=_facts(summary),
-        problems=[*problems, *curve_problems],
+        problems=[*([damage] if damage else []), *curve_problems],
         curves=curves,
         evaluations=_evaluations(summary),
         videos=videos,
@@ -144,16 +144,6 @@ def render(directory: RunDirectory, config: RunConfig, found: FromRedis | None, 
         config=directory.config.read_text(encoding="utf-8"),
         no_redis=no_redis,
     )
-
-
-def _summary(directory: RunDirectory) -> tuple[dict[str, Any], list[str]]:
-    try:
-        values = json.loads(directory.summary.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}, []
-    except (OSError, ValueError) as error:
-        return {}, [f"{directory.summary.name} cannot be read: {error}"]
-    return (values, []) if isinstance(values, dict) else ({}, [f"{directory.summary.name} is no JSON object"])
 
 
 def _status(directory: RunDirectory, summary: dict[str, Any]) -> str:
@@ -193,20 +183,26 @@ def _curves(directory: RunDirectory) -> tuple[list[Embedded], list[str]]:
 
 def _evaluations(summary: dict[str, Any]) -> Content:
     names = ("environment steps", "gradient steps", "version", "success any", "final", "of steps", "return", "episodes")
+    listed = summary.get("evaluations")
     rows = [
         (
-            _number(item["env_steps"]),
-            _number(item["grad_steps"]),
-            str(item["policy_version"]),
-            percent(item["success_any"]),
-            percent(item["success_final"]),
-            percent(item["success_fraction"]),
-            f"{item['episode_return']:.1f}",
-            str(item["episodes"]),
+            _number(item.get("env_steps", "-")),
+            _number(item.get("grad_steps", "-")),
+            str(item.get("policy_version", "-")),
+            _share(item.get("success_any")),
+            _share(item.get("success_final")),
+            _share(item.get("success_fraction")),
+            f"{score:.1f}" if isinstance(score := item.get("episode_return"), int | float) else "-",
+            str(item.get("episodes", "-")),
         )
-        for item in summary.get("evaluations", [])
+        for item in (listed if isinstance(listed, list) else [])
+        if isinstance(item, dict)
     ]
     return Content(names, rows)
+
+
+def _share(value: object) -> str:
+    return percent(value if isinstance(value, int | float) else None)
 
 
 def _ledger(actors: Sequence[ActorLedger]) -> Content:

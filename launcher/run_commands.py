@@ -5,8 +5,8 @@ Heavy imports stay inside the commands.
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -43,6 +43,7 @@ def status(run: Path | None = None, /) -> int:
     from launcher.rates import Rates
     from launcher.run_connection import snapshot_reader
     from launcher.run_directory import find_run
+    from launcher.run_summary import read_summary
 
     directory = find_run(run)
     holder = directory.holder()
@@ -53,15 +54,21 @@ def status(run: Path | None = None, /) -> int:
             f"{directory.path}: launcher process {holder.get('pid')} holds it; it is starting, or its Redis does not "
             "answer",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         return 0
     if reader is None:
-        if not directory.summary.exists():
-            console.print(f"{directory.path}: not running, and it has no summary yet", highlight=False)
+        summary, damage = read_summary(directory)
+        if damage:
+            raise RunDirectoryError(f"{directory.path}: not running, and its {damage}; a resume writes it anew")
+        if not summary:
+            console.print(
+                f"{directory.path}: not running, and it has no summary yet",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
             return 0
-        summary = json.loads(directory.summary.read_text(encoding="utf-8"))
-        if summary["status"] == "running":
+        if summary.get("status") == "running":
             summary["status"] = "interrupted (its launcher is gone; resume it)"
         shown = {key: value for key, value in summary.items() if key != "evaluations"}
         for key, value in shown.items():
@@ -73,8 +80,8 @@ def status(run: Path | None = None, /) -> int:
     snapshot = reader.read()
     rates.update(snapshot)
     pid = holder and holder.get("pid")
-    console.print(f"{directory.path}: running, launcher process {pid}", highlight=False, soft_wrap=True)
-    console.print(plain_line(snapshot, rates, ""), highlight=False, soft_wrap=True)
+    for line in (f"{directory.path}: running, launcher process {pid}", plain_line(snapshot, rates, "")):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if snapshot.evaluations:
         console.print(evaluation_table(snapshot.evaluations[-10:]))
     return 0
@@ -110,7 +117,7 @@ def attach(run: Path | None = None, /) -> int:
     directory, console = find_run(run), Console()
     if directory.holder() is not None:
         console.print(
-            f"Ctrl-C leaves this screen, not the run; stop the run with: launcher down {directory.path}",
+            f"Ctrl-C leaves this screen, not the run; stop the run with: launcher down {_quoted(directory.path)}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
     return watch_run(directory, console, once=False)
@@ -166,8 +173,8 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
     directory = find_run(run)
     if directory.holder() is None:
         raise RunDirectoryError(
-            f"{directory.path} is not running: resume it with that number, launcher up --run-dir {directory.path} "
-            f"--restart-behavior resume --actors {actors}"
+            f"{directory.path} is not running: resume it with that number, launcher up --run-dir "
+            f"{_quoted(directory.path)} --restart-behavior resume --actors {actors}"
         )
     config = load_run_config(directory.config)
     if config.lockstep:
@@ -229,7 +236,7 @@ def down(run: Path | None = None, /) -> int:
                 f"({error}): run `launcher down` there"
             ) from error
         print(f"asking by signal, because Redis cannot be asked ({error})", file=sys.stderr)
-        os.kill(int(str(holder["pid"])), signal.SIGTERM)
+        _terminate(directory.path, int(str(holder["pid"])))
     print(f"stopping {directory.path} ...")
     deadline = time.monotonic() + _DOWN_TIMEOUT_S
     while directory.holder() is not None:
@@ -241,3 +248,24 @@ def down(run: Path | None = None, /) -> int:
         time.sleep(_POLL_S)
     print("stopped")
     return 0
+
+
+def _terminate(run: Path, pid: int) -> None:
+    """Ask a launcher on this machine to end; one that has just ended is what was wanted.
+
+    Raises:
+        RunDirectoryError: it belongs to another user.
+    """
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise RunDirectoryError(
+            f"{run} is run by process {pid}, which belongs to another user: run `launcher down` as that one"
+        ) from error
+
+
+def _quoted(path: Path) -> str:
+    """A path as a shell takes it, in a command to copy."""
+    return shlex.quote(str(path))

@@ -5,28 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import redis
+
 from launcher.run_directory import RunDirectory
-from launcher.snapshot import SnapshotReader
+from launcher.snapshot import Snapshot, SnapshotReader
 from replay_service.config import RunConfig
 from replay_service.config_file import load_run_config
-from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, check, connect
+from replay_service.connection import RedisEndpoint, check, connect
 from replay_service.errors import RunDirectoryError
 from replay_service.keys import Keys
+from replay_service.outage import outage_of
 from replay_service.redis_client import RedisClient
 from replay_service.redis_server import EmbeddedRedis, find_server, was_embedded
 
-_ABSENT: tuple[type[Exception], ...] = (*TRANSIENT_ERRORS, OSError, RunDirectoryError)
-
 
 def snapshot_reader(directory: RunDirectory) -> SnapshotReader | None:
-    """A reader of a run that is up, or None when its Redis does not answer yet or any more."""
+    """A reader of a run that is up, or None when its Redis does not answer yet or any more.
+
+    Raises:
+        RunDirectoryError: the file that leads to its Redis is damaged, or others can read it.
+        OSError: that file cannot be read.
+        redis.exceptions.RedisError: Redis refuses, and no waiting mends that.
+    """
     try:
-        client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
-        reader = SnapshotReader(client, Keys(load_run_config(directory.config).run_id))
-        reader.read()
-    except _ABSENT:
+        endpoint = RedisEndpoint.load(directory.connection)
+    except FileNotFoundError:
         return None
-    return reader
+    reader = SnapshotReader(connect(endpoint, reply_timeout_s=5.0), Keys(load_run_config(directory.config).run_id))
+    return reader if read_if_there(reader) is not None else None
+
+
+def read_if_there(reader: SnapshotReader) -> Snapshot | None:
+    """A reading of a run, or None while its Redis does not answer or does not hold the run (yet)."""
+    try:
+        return reader.read()
+    except RunDirectoryError:
+        return None
+    except redis.exceptions.RedisError as error:
+        if outage_of(error) is None:
+            raise
+        return None
 
 
 @contextmanager

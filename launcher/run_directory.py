@@ -9,15 +9,16 @@ learner-node     where the checkpoints are, if not here
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
-import logging
 import os
+import shlex
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,8 +28,11 @@ from replay_service.errors import RunDirectoryError
 RestartBehavior = Literal["resume", "restart", "overwrite"]
 
 RUNS_DIR = Path("runs")
-_log = logging.getLogger(__name__)
 _LATEST = "latest"
+
+
+class RunDirectoryInUse(RunDirectoryError):
+    """Another launcher runs this directory, which is not ours to touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,11 @@ class RunDirectory:
         return self.path / "redis" / "connection.json"
 
     @property
+    def opening(self) -> Path:
+        """Made by the replay service just before anything of the run enters Redis."""
+        return self.path / "redis" / "opening"
+
+    @property
     def ready(self) -> Path:
         """Written by the replay service once the run can be joined."""
         return self.path / "redis" / "ready"
@@ -103,24 +112,29 @@ class RunDirectory:
     def write_config(self, text: str) -> None:
         """Put the resolved configuration, which holds no secrets, in the place of what is there."""
         partial = self.config.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.config)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.config)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)  # half a file must not keep a directory from being taken back
 
-    @contextmanager
+    @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the directory for this process; the lock ends with the process, however it ends.
 
         Raises:
-            RunDirectoryError: another launcher holds it.
+            RunDirectoryInUse: another launcher holds it.
         """
         with self.lock.open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 holder = self.holder() or {}
-                raise RunDirectoryError(
+                raise RunDirectoryInUse(
                     f"{self.path} is in use by the launcher with process id {holder.get('pid', '?')} on "
-                    f"{holder.get('host', '?')}: stop it with `launcher down {self.path}`, or choose another --run-dir"
+                    f"{holder.get('host', '?')}: stop it with `launcher down {shlex.quote(str(self.path))}`, or choose "
+                    "another --run-dir"
                 ) from error
             file.truncate(0)
             file.flush()
@@ -151,41 +165,48 @@ def latest_path() -> Path:
     return link.resolve()
 
 
-def remember_latest(path: Path) -> Path | None:
-    """Point `runs/latest` to a run, when the run lies in `runs/`; returns the run to which it pointed before."""
-    link = RUNS_DIR / _LATEST
-    before = link.resolve() if link.exists() else None
-    if path.parent.resolve() != RUNS_DIR.resolve():
-        return before
-    partial = RUNS_DIR / f".{_LATEST}.{os.getpid()}"
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(path.name)
-    partial.replace(link)
-    return before
+def chosen_path(path: Path) -> Path:
+    """The run directory that a path means: `runs/latest` names a run, it is none itself.
 
-
-def forget_unstarted(prepared: Prepared, latest: Path | None) -> None:
-    """Undo the start of a run that was refused before anything of it ran, so that the next try may have its name.
-
-    The run that it was to replace gets its place again.
-
-    Args:
-        prepared: the directory; of a run that has data after all, nothing is undone.
-        latest: the run that `runs/latest` shall name again.
+    Raises:
+        RunDirectoryError: `runs/latest` is no link.
     """
-    run = prepared.run
-    if run.connection.parent.exists():
+    if path.is_symlink():
+        return path.resolve()
+    if path.name == _LATEST and path.parent.resolve() == RUNS_DIR.resolve():
+        found = "is a folder, where the link to the latest run belongs: rename it" if path.exists() else "is not there"
+        raise RunDirectoryError(f"--run-dir: {path} {found}; that name is kept for the link to the latest run")
+    return path
+
+
+def linked_run() -> Path | None:
+    """The run that `runs/latest` names, if it names one."""
+    link = RUNS_DIR / _LATEST
+    return link.resolve() if link.is_symlink() and link.exists() else None
+
+
+def remember_latest(path: Path) -> None:
+    """Point `runs/latest` to a run, when the run lies in `runs/`.
+
+    Where it cannot be done, a warning says so: it is a convenience, and no reason to start nothing.
+    """
+    link = RUNS_DIR / _LATEST
+    if path.parent.resolve() != RUNS_DIR.resolve():
         return
+    partial = RUNS_DIR / f".{_LATEST}.{os.getpid()}"
     try:
-        for path in (run.config, run.lock, run.path / "learner-node"):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(run.logs, ignore_errors=True)
-        if prepared.made:
-            run.path.rmdir()  # what somebody else put there meanwhile stays
-        if prepared.aside is not None:
-            prepared.aside.rename(run.path)
-    except OSError as error:
-        _log.warning("cannot clear %s: %s", run.path, error.strerror)
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(path.name)
+        partial.replace(link)
+    except OSError as error:  # a folder has that name, or the file system has no links
+        print(f"warning: {link} cannot be made to name {path}: {error.strerror}", file=sys.stderr)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def forget_latest(latest: Path | None) -> None:
+    """Let `runs/latest` name a run again that it named before; a link that leads nowhere goes away."""
     link = RUNS_DIR / _LATEST
     if link.is_symlink() and not link.exists():
         link.unlink()
@@ -270,8 +291,13 @@ def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunDirectoryError(f"{path} exists and holds something else than a run: choose another --run-dir")
         made = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        run.logs.mkdir(exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run.logs.mkdir(exist_ok=True)
+        except BaseException:
+            if aside is not None:
+                aside.rename(path)  # in whose place there is an empty folder at most
+            raise
     except OSError as error:
         raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}") from error
     return Prepared(run, resumes=False, made=made, aside=aside, deletes=behavior == "overwrite")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher.program import RoleProgram
+from replay_service.access import Role
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, UserError
 from replay_service.process import RESTARTED_VARIABLE, RestartBudget
 
@@ -160,6 +161,28 @@ class Supervisor:
                 f"its log is {watched.program.log_path}"
             )
         return pause
+
+    def stop_all(self, grace_s: float, *, before_replay: Callable[[], None]) -> dict[str, int | None]:
+        """Stop every role in order.
+
+        Actors come first, so that their last trajectories are stored; the learner then saves all it has seen; the
+        replay service comes last, whatever goes wrong before: it has yet to write Redis's last second to the disk.
+
+        Args:
+            grace_s: for each of them.
+            before_replay: called while Redis still answers.
+
+        Returns:
+            Exit code by name, as `stop`.
+        """
+        by_role = {role: [n for n, w in self._watched.items() if w.program.role is role] for role in Role}
+        try:
+            codes = self.stop(by_role[Role.ACTOR] + by_role[Role.EVALUATOR] + by_role[Role.LEARNER], grace_s)
+            before_replay()
+        except Exception:  # not KeyboardInterrupt: a second Ctrl-C waits for nobody
+            self.stop(by_role[Role.REPLAY], grace_s)
+            raise
+        return codes | self.stop(by_role[Role.REPLAY], grace_s)
 
     def stop(self, names: list[str], grace_s: float) -> dict[str, int | None]:
         """Stop roles one after the other.

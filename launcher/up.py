@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -19,28 +20,26 @@ from launcher.opening_notice import OpeningNotice
 from launcher.plan import make_plan
 from launcher.program import RoleProgram, make_program
 from launcher.ray_environment import set_ray_environment
+from launcher.redis_link import RedisLink
 from launcher.room_notice import RoomNotice
 from launcher.run_directory import RunDirectory
-from launcher.scaling import ActorScaling
-from launcher.snapshot import Snapshot, SnapshotReader
+from launcher.scale_requests import ScaleRequests
+from launcher.snapshot import Snapshot
 from launcher.supervisor import RunFailed, Supervisor
 from launcher.wording import duration
 from replay_service import wandb_run
 from replay_service.access import role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import (
-    FAREWELL_ERRORS,
     PASSWORD_VARIABLE,
-    TRANSIENT_ERRORS,
     URL_VARIABLE,
     RedisEndpoint,
     check,
-    connect,
     password_from_environment,
 )
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
-from replay_service.run_state import Phase, RunStateStore, is_in_redis
+from replay_service.run_state import Phase, is_in_redis
 from replay_service.service import another_run, load_seed_data, resolve_sources
 from replay_service.tasks import find_task
 
@@ -124,7 +123,8 @@ class Run:
         config: resolved.
         directory: of the run, held by this process.
         console: of the terminal.
-        begun: called once the replay service is up, behind which a run is no longer refused but ended.
+        begun: called once the learner has accepted its settings, behind which a run is no longer refused but ended.
+        up: called when the run goes on by itself: once it has begun, or has begun to wait for nodes that are to join.
     """
 
     def __init__(
@@ -133,17 +133,19 @@ class Run:
         directory: RunDirectory,
         console: Console,
         begun: Callable[[], None] = lambda: None,
+        up: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._begun = begun
+        self._up = up
+        self._has_begun = False
+        self.roles_may_live = False
+        """Whether roles were started and not stopped in order."""
         self._directory = directory
         self._console = console
         self._interrupts = Interrupts()
-        self._endpoint: RedisEndpoint | None = None
-        self._reader: SnapshotReader | None = None
-        self._state: RunStateStore | None = None
-        self._last: Snapshot | None = None
-        self._scaling: ActorScaling | None = None
+        self._link: RedisLink | None = None
+        self._scale: ScaleRequests | None = None
         self._began = time.monotonic()
 
     def execute(self) -> str:
@@ -155,14 +157,17 @@ class Run:
         Raises:
             RoleRefused: a role ended with a user error.
             RunFailed: a role crashed more often than its budget allows.
+            RayUnavailable: a Ray of this machine's own did not start.
         """
+        self._interrupts.install()  # before Ray is loaded, which takes seconds
         set_ray_environment(private_cluster=not self._config.launcher.ray_address)
         from launcher.placement import (
             RolePlacement,
             RunFiles,
         )  # ray reads its environment as it is imported, and loads slowly
 
-        self._interrupts.install()
+        if self._interrupts.count:
+            return "stopped"
         title = f"{self._config.run.env}  seed {self._config.run.seed}  {self._directory.path}"
         status = "failed"
         with Display(title, self._console) as display:
@@ -191,12 +196,12 @@ class Run:
                 placement.reserve(programs, stay_home=not crosses, beside=plan.beside)
                 room = RoomNotice(lambda: supervisor.waiting, placement.free, display.say)
                 self._start(supervisor, programs, display, room)
-                self._scaling = ActorScaling(
-                    self._config, self._directory, programs, supervisor,
-                    pool_size=lambda actors: pool_size(actors, self._config.launcher, placement.nodes()),
-                    reserve=bool(self._config.launcher.ray_address),
-                    changed=self._adopt,
-                )  # fmt: skip
+                if self._link is not None:
+                    self._scale = ScaleRequests(
+                        self._config, self._directory, programs, supervisor, self._link, display.say,
+                        pool_size=lambda actors: pool_size(actors, self._config.launcher, placement.nodes()),
+                        reserve=bool(self._config.launcher.ray_address),
+                    )  # fmt: skip
                 status = self._watch(supervisor, display, room)
             except KeyboardInterrupt:
                 in_order = False  # the second Ctrl-C: every role dies with Ray's workers, the run can be resumed
@@ -215,7 +220,7 @@ class Run:
 
     def summary_lines(self, status: str) -> None:
         """Print what was learned and where the run lies."""
-        snapshot = self._last
+        snapshot = self._link.last if self._link is not None else None
         if snapshot is not None and snapshot.evaluations:
             shown = snapshot.evaluations
             if len(shown) > 12:
@@ -230,7 +235,8 @@ class Run:
         self._say(f"{status}: {steps}{elapsed} in this session")
         self._say(f"run directory: {self._directory.path}")
         if status != "finished":
-            self._say(f"go on with: launcher up --run-dir {self._directory.path} --restart-behavior resume")
+            path = shlex.quote(str(self._directory.path))
+            self._say(f"go on with: launcher up --run-dir {path} --restart-behavior resume")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -241,21 +247,20 @@ class Run:
         self._directory.ready.unlink(missing_ok=True)
         display.say("starting the replay service, the learner, the actors and the evaluator ...")
         for program in programs:
-            supervisor.start(program)
-            if not program.needs_redis:
-                self._wait_until_open(supervisor, program, room, display.say)
             if self._interrupts.count:
                 return
+            self.roles_may_live = True
+            supervisor.start(program)
+            if not program.needs_redis:
+                self._wait_until_open(supervisor, program, room, display)
 
-    def _wait_until_open(
-        self, supervisor: Supervisor, replay: RoleProgram, room: RoomNotice, say: Callable[[str], None]
-    ) -> None:
-        opening = OpeningNotice(replay.log_path, say)
+    def _wait_until_open(self, supervisor: Supervisor, replay: RoleProgram, room: RoomNotice, display: Display) -> None:
+        opening = OpeningNotice(replay.log_path, display.say)
         while not self._directory.ready.exists():
             supervisor.tend()
             room.look()
             if supervisor.waiting:
-                opening = OpeningNotice(replay.log_path, say)  # it can say nothing before it has room
+                opening = OpeningNotice(replay.log_path, display.say)  # it can say nothing before it has room
             elif opening.look() > _SILENT_START_S:
                 raise RunFailed(
                     f"the replay service is not ready and has written nothing for {_SILENT_START_S:.0f} s; its log: "
@@ -264,26 +269,29 @@ class Run:
             if self._interrupts.count:
                 return
             time.sleep(0.05)
-        self._begun()
-        self._endpoint = RedisEndpoint.load(self._directory.connection)
-        client, keys = connect(self._endpoint, reply_timeout_s=5.0), Keys(self._config.run.run_id)
-        self._reader = SnapshotReader(client, keys)
-        state = self._state = RunStateStore(client, keys)
-        self._while_redis_answers(lambda: state.open_places(self._config.run))
+        self._link = RedisLink(RedisEndpoint.load(self._directory.connection), self._config.run)
+        while not self._link.open():
+            display.warn(_REDIS_GONE_NOTICE)
+            supervisor.tend()
+            if self._interrupts.count:
+                return
+            time.sleep(_TICK_S)
+        if self._config.launcher.wait_for_nodes:
+            self._up()  # whoever waits for that may be the one who starts the other nodes
 
     def _environment(self, program: RoleProgram) -> dict[str, str]:
-        if program.needs_redis and self._endpoint is not None:
+        if program.needs_redis and self._link is not None:
             # A Redis of the user's own has the one user that he named; the embedded one has one for each role.
-            is_embedded = not self._config.run.redis_url
-            return (role_endpoint(self._endpoint, program.role) if is_embedded else self._endpoint).environment()
+            endpoint, is_embedded = self._link.endpoint, not self._config.run.redis_url
+            return (role_endpoint(endpoint, program.role) if is_embedded else endpoint).environment()
         password = _password()
         # Ray's workers inherit this process's environment; the run's setting wins over what is exported there.
         named = {URL_VARIABLE: self._config.run.redis_url}
         return named | ({PASSWORD_VARIABLE: password} if password else {})
 
     def _count_restart(self, name: str) -> None:
-        if name == "learner" and self._state is not None:
-            self._while_redis_answers(self._state.count_learner_restart)
+        if name == "learner" and self._link is not None:
+            self._link.try_to(self._link.state.count_learner_restart)
 
     # Watch
 
@@ -291,43 +299,29 @@ class Run:
         while self._interrupts.count == 0:
             supervisor.tend()
             room.look()
-            snapshot = self._read()
+            snapshot = self._link.read() if self._link is not None else None
             if snapshot is None:
                 display.warn(_REDIS_GONE_NOTICE)
             else:
                 display.clear_warning()
                 display.show(snapshot)
+                self._look_for_beginning()
                 if snapshot.state.stop_requested:
                     display.say(f"stop requested: {snapshot.state.stop_requested}")
                     return "stopped"
                 if self._is_finished(snapshot):
                     return "finished"
-                self._scale(snapshot.state.actors_wanted, display)
+                if self._scale is not None:
+                    self._scale.follow(snapshot.state)
             time.sleep(_TICK_S)
         display.say("stopping in order; Ctrl-C again ends at once")
         return "stopped"
 
-    def _scale(self, wanted: int, display: Display) -> None:
-        scaling, state = self._scaling, self._state
-        if scaling is None or state is None or wanted in (0, scaling.actors):
-            return
-        display.say(f"from {scaling.actors} to {wanted} actors ...")
-        scaling.scale(wanted)
-        self._while_redis_answers(lambda: state.set_actors(self._config.run))
-        display.say(f"{wanted} actors from now on")
-
-    def _adopt(self, config: ExperimentConfig) -> None:
-        self._config = config
-        self._directory.write_config(config.to_toml())
-
-    def _read(self) -> Snapshot | None:
-        if self._reader is None:
-            return None
-        try:
-            self._last = self._reader.read()
-        except TRANSIENT_ERRORS:
-            return None
-        return self._last
+    def _look_for_beginning(self) -> None:
+        if not self._has_begun and self._link is not None and self._link.learner_has_registered():
+            self._has_begun = True
+            self._begun()
+            self._up()
 
     @staticmethod
     def _is_finished(snapshot: Snapshot) -> bool:
@@ -339,25 +333,15 @@ class Run:
     # Stop
 
     def _stop(self, supervisor: Supervisor, status: str, display: Display) -> None:
-        grace_s = self._config.launcher.stop_grace_s
-        names = supervisor.names
-        # Actors first, so that their last trajectories are stored; the learner then saves all it has seen; Redis last.
-        order = [n for n in names if n.startswith("actors")] + [n for n in names if n == "evaluator"]
-        order += [n for n in names if n == "learner"]
-        codes = supervisor.stop(order, grace_s)
-        self._read()
-        if self._state is not None:
-            state = self._state
-            self._while_redis_answers(lambda: state.set_final_status(status))
-        codes |= supervisor.stop(["replay"], grace_s)
+        codes = supervisor.stop_all(self._config.launcher.stop_grace_s, before_replay=lambda: self._take_leave(status))
+        self.roles_may_live = False
         for name, code in codes.items():
             if code not in (0, None, -signal.SIGTERM):  # the last one: it was still starting when it was asked to end
                 _log.warning("%s ended with code %s", name, code)
                 display.say(f"{name} ended with code {code}; see {self._directory.logs}")
 
-    @staticmethod
-    def _while_redis_answers(act: Callable[[], None]) -> None:
-        try:
-            act()
-        except FAREWELL_ERRORS as error:
-            _log.warning("Redis: %s", error)
+    def _take_leave(self, status: str) -> None:
+        if self._link is not None:
+            link = self._link
+            link.try_to(link.read)
+            link.try_to(lambda: link.state.set_final_status(status))

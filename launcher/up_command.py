@@ -9,19 +9,17 @@ import logging
 import os
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from launcher.experiment import ExperimentConfig
 from launcher.run_directory import RestartBehavior
 from launcher.unfailing_console import UnfailingConsole
-from replay_service.errors import FAILURE_EXIT_CODE, USER_ERROR_EXIT_CODE, AwacError, UserError
-
-if TYPE_CHECKING:
-    from launcher.run_directory import Prepared
+from replay_service.errors import FAILURE_EXIT_CODE, AwacError, RunDirectoryError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +67,7 @@ def up(
     path = options.run_dir or (
         run_directory.latest_path() if resuming else run_directory.default_path(experiment.run.env)
     )
-    if path.is_symlink():
-        path = path.resolve()  # runs/latest names a run, it is none itself
+    path = run_directory.chosen_path(path)
     experiment = _keep_password_out(experiment)
     environment = resolve_environment(experiment.run)
     run_id = f"{path.name}-{time.strftime('%Y%m%d%H%M%S')}"
@@ -84,63 +81,58 @@ def up(
     if options.dry_run:
         print(resolved.to_toml(), end="")
         return 0
-    prepared = run_directory.prepare(path, options.restart_behavior)
-    return _hold_and_run(resolved, prepared, wants_detaching=options.detach)
+    return _prepare_and_run(resolved, path, options.restart_behavior, wants_detaching=options.detach)
 
 
-def _hold_and_run(resolved: ExperimentConfig, prepared: Prepared, *, wants_detaching: bool) -> int:
+def _prepare_and_run(
+    resolved: ExperimentConfig, path: Path, behavior: RestartBehavior | None, *, wants_detaching: bool
+) -> int:
     """Run an experiment in its directory, which is held for as long; returns the exit code."""
-    from launcher import run_directory
+    from launcher.detached import detach
     from launcher.experiment import refuse_changes
-    from launcher.overwritten_run import delete_from_redis
+    from launcher.run_directory import RunDirectoryInUse, prepare
     from launcher.run_settings import changed_settings
+    from launcher.run_start import RunStart
     from launcher.up import Run
 
-    directory = prepared.run
-    console, changes, has_begun = UnfailingConsole(), "", False
-    before = directory.config.read_text(encoding="utf-8") if prepared.resumes else ""
-    with directory.held():
-        directory.ready.unlink(missing_ok=True)  # until this session's Redis is open, `launcher down` asks by signal
-        if prepared.resumes:
-            refuse_changes(_saved(directory.config), resolved)
-            changes = changed_settings(directory.config, resolved)
-            if changes:
-                print(f"resumed with other settings than before: {changes}", file=sys.stderr)
-        directory.write_config(resolved.to_toml())
-        latest = run_directory.remember_latest(directory.path)
-        if wants_detaching:
-            from launcher.detached import detach
-
-            code = detach(directory)
-            if code is not None:
-                if code == USER_ERROR_EXIT_CODE and not prepared.resumes:
-                    run_directory.forget_unstarted(prepared, latest)
-                return code
-            console = UnfailingConsole()
-        _log_to(directory.logs / "launcher.log")
-        if changes:
-            logging.getLogger(__name__).warning("resumed with other settings than before: %s", changes)
-
-        def begun() -> None:
-            nonlocal has_begun
-            has_begun = True
-            if prepared.deletes and prepared.aside is not None:
-                delete_from_redis(prepared.aside)
-            prepared.begun()
-
-        run = Run(resolved, directory, console, begun=begun)
+    changes, run, tell_waiting = "", None, lambda: None
+    with ExitStack() as stack:
+        prepared = prepare(path, behavior)  # from here on all that fails, or a Ctrl-C, is to be taken back
+        directory, start = prepared.run, RunStart(prepared)
         try:
+            stack.enter_context(directory.held())
+            directory.ready.unlink(missing_ok=True)  # until Redis is open, `launcher down` asks by signal
+            if prepared.resumes:
+                refuse_changes(_saved(directory.config), resolved)
+                changes = changed_settings(directory.config, resolved)
+                if changes:
+                    print(f"resumed with other settings than before: {changes}", file=sys.stderr)
+            start.write(resolved.to_toml())
+            if wants_detaching:
+                waiting = detach(directory)
+                if isinstance(waiting, int):
+                    return waiting
+                tell_waiting = waiting.tell
+            _log_to(directory.logs / "launcher.log")
+            if changes:
+                logging.getLogger(__name__).warning("resumed with other settings than before: %s", changes)
+            run = Run(resolved, directory, UnfailingConsole(), begun=start.begun, up=tell_waiting)
             status = run.execute()
-        except UserError:
-            if prepared.resumes and not has_begun:
-                directory.write_config(before)
-            if not prepared.resumes and not wants_detaching:  # else the one in the terminal does, once it has read why
-                run_directory.forget_unstarted(prepared, latest)
-            raise
-        except AwacError as error:
+        except RunDirectoryInUse:
+            raise  # it is another launcher's
+        except BaseException as error:
+            is_taken_back = start.failed(roles_may_live=run is not None and run.roles_may_live)
+            if run is None and isinstance(error, OSError):
+                raise RunDirectoryError(f"cannot write the run directory {directory.path}: {error.strerror}") from error
+            if run is None or isinstance(error, UserError) or not isinstance(error, AwacError):
+                raise
             print(f"error: {error}", file=sys.stderr)
-            run.summary_lines("failed")
+            if not is_taken_back:
+                run.summary_lines("failed")
             return FAILURE_EXIT_CODE
+        if start.stopped():
+            print("stopped before the run had begun: nothing of it is left to go on with")
+            return 0
     run.summary_lines(status)
     return 0
 

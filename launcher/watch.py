@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 from rich.console import Console
@@ -9,16 +10,14 @@ from rich.console import Console
 from launcher.dashboard import Dashboard
 from launcher.display import Display
 from launcher.rates import Rates
-from launcher.run_connection import snapshot_reader
+from launcher.run_connection import read_if_there, snapshot_reader
 from launcher.run_directory import RunDirectory
 from launcher.snapshot import Snapshot, SnapshotReader
 from replay_service.config_file import load_run_config
-from replay_service.connection import TRANSIENT_ERRORS
 from replay_service.errors import RunDirectoryError
 
 _TICK_S = 0.5
 _RATE_WINDOW_S = 1.0
-_GONE: tuple[type[Exception], ...] = (*TRANSIENT_ERRORS, RunDirectoryError)
 _WAITING_NOTICE = "its Redis does not answer: the run is starting, or the replay service brings Redis back"
 
 
@@ -38,7 +37,7 @@ def watch_run(directory: RunDirectory, console: Console, *, once: bool) -> int:
     """
     if directory.holder() is None:
         raise RunDirectoryError(
-            f"{directory.path} is not running; `launcher status {directory.path}` says how it ended"
+            f"{directory.path} is not running; `launcher status {shlex.quote(str(directory.path))}` says how it ended"
         )
     run = load_run_config(directory.config)
     title = f"{run.env}  seed {run.seed}  {directory.path}"
@@ -51,7 +50,7 @@ def watch_run(directory: RunDirectory, console: Console, *, once: bool) -> int:
         return 0
     if last is not None and console.is_terminal:
         console.print(Dashboard(last, display.rates, title))
-    console.print(f"{directory.path} is down", highlight=False, soft_wrap=True)
+    console.print(f"{directory.path} is down", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -76,11 +75,11 @@ def _follow(directory: RunDirectory, display: Display) -> Snapshot | None:
         if reader is None:
             display.warn(_WAITING_NOTICE)
         else:
-            try:
-                last = reader.read()
-            except _GONE:
+            found = read_if_there(reader)
+            if found is None:
                 reader = None  # a Redis that comes back may be found anew
                 continue
+            last = found
             display.clear_warning()
             display.show(last)
         time.sleep(_TICK_S)

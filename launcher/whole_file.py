@@ -12,10 +12,20 @@ from replay_service.errors import ConfigError
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a path below which nothing can be written, before the work that makes it begins; missing folders are made.
+    """Refuse a path at which no file can be written, before the work that makes it begins; missing folders are made.
 
     Raises:
-        ConfigError: the folder cannot be made or written to.
+        ConfigError: it is a folder, or its own folder cannot be made or written to.
+    """
+    _refuse_folder(path)
+    require_writable_beside(path)
+
+
+def require_writable_beside(path: Path) -> None:
+    """Refuse a path beside which nothing can be written, whatever is to be made there; missing folders are made.
+
+    Raises:
+        ConfigError: its folder cannot be made or written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         ConfigError: the file cannot be written.
     """
+    _refuse_folder(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,3 +57,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _refuse_folder(path: Path) -> None:
+    if not path.name or path.is_dir():
+        raise ConfigError(f"{path}: cannot be written: expected the name of a file, got a folder")

@@ -6,6 +6,7 @@ DIRECTORY/data/metadata.json    what Minari wants to know, and `provenance`: how
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -58,38 +59,52 @@ def check_minari_name(directory: Path) -> None:
 def write_minari(directory: Path, episodes: Iterable[Episode], card: DatasetCard) -> tuple[int, int]:
     """Write episodes one after the other; a reader never sees half a dataset.
 
+    The compressed file is made in memory, about as many bytes as it has then on disk: up to 350 bytes a step of the
+    hand tasks. HDF5 itself writes some data only as it lets go of them, where h5py can raise no error: a disk that was
+    full for a moment would leave zeros in a file that says it is whole.
+
     Args:
         directory: is made; its name ends in a version.
-        episodes: may be a generator, only one is held at a time.
+        episodes: may be a generator, only one is held uncompressed at a time.
         card: goes into the metadata.
 
     Returns:
         Episodes and steps written.
 
     Raises:
-        DatasetError: there is no episode, or the directory's name is unfit or in use.
+        DatasetError: there is no episode, the directory's name is unfit or in use, or it cannot be written.
     """
     check_minari_name(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    image, count, steps = _make_hdf5(episodes)
+    if not count:
+        raise DatasetError("expected at least one episode to write, got none")
+    metadata = _metadata(directory, card, count, steps, len(image))
     partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.partial")
     try:
         (partial / "data").mkdir(parents=True)
-        count, steps = _write_episodes(partial / "data" / "main_data.hdf5", episodes)
-        if not count:
-            raise DatasetError("expected at least one episode to write, got none")
-        metadata = _metadata(directory, card, count, steps, (partial / "data" / "main_data.hdf5").stat().st_size)
-        (partial / "data" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+        _write(partial / "data" / "main_data.hdf5", image)
+        _write(partial / "data" / "metadata.json", json.dumps(metadata).encode())
         if directory.exists():
             directory.rmdir()  # empty, as checked above
         os.replace(partial, directory)
+    except OSError as error:
+        raise DatasetError(f"{directory}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return count, steps
 
 
-def _write_episodes(path: Path, episodes: Iterable[Episode]) -> tuple[int, int]:
-    count = steps = 0
-    with h5py.File(path, "w", track_order=True) as file:
+def _write(path: Path, content: bytes | memoryview) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # a file system may tell only now that it has no room
+
+
+def _make_hdf5(episodes: Iterable[Episode]) -> tuple[memoryview, int, int]:
+    """The file's bytes, and how many episodes and steps are in it."""
+    image, count, steps = io.BytesIO(), 0, 0
+    with h5py.File(image, "w", track_order=True) as file:
         for episode in episodes:
             length = len(episode.rewards)
             group = file.create_group(f"episode_{count}")
@@ -106,7 +121,7 @@ def _write_episodes(path: Path, episodes: Iterable[Episode]) -> tuple[int, int]:
                 group.create_dataset(name, data=array, compression="gzip", compression_opts=1, track_times=False)
             count += 1
             steps += length
-    return count, steps
+    return image.getbuffer(), count, steps
 
 
 def _metadata(directory: Path, card: DatasetCard, episodes: int, steps: int, size_bytes: int) -> dict[str, Any]:

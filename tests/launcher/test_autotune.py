@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from launcher import autotune
 from launcher.autotune import FEWEST_ACTORS, Speed, choose, with_measured_actors
 from launcher.experiment import ExperimentConfig
 from replay_service.config import AUTO_ACTORS, EnvironmentConfig, RunConfig
@@ -71,6 +72,11 @@ class TestWithMeasuredActors:
         unknown = replace(unknown, run=replace(unknown.run, env="NoSuchEnvironment-v0"))
         with pytest.raises(ConfigError, match=r"--actors auto: actors\.calibration failed .*NoSuchEnvironment.*number"):
             with_measured_actors(unknown)
+
+    def test_what_takes_too_long_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(autotune, "_TIMEOUT_S", 0.01)  # no interpreter has started by then
+        with pytest.raises(ConfigError, match=r"--actors auto: actors\.calibration took more than 0 s; give a number"):
+            with_measured_actors(self.experiment(actors=AUTO_ACTORS))
 
 
 @pytest.mark.slow

@@ -1,23 +1,56 @@
-"""What a crash drill may kill, how often, and what it says; the drills themselves are in tests/system/test_chaos.py."""
+"""What a crash drill may kill, how often, what it finds in damaged data, and what it says.
+
+Drills on whole runs are in tests/system/test_chaos.py.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from actors.config import ActorConfig
+from launcher import cli, drill
 from launcher.chaos import check_restart_budget, line, parse_duration
-from launcher.drill import Audit, Drill, Reading, find_target
-from launcher.experiment import LauncherConfig
+from launcher.drill import (
+    Audit,
+    Drill,
+    LiveRun,
+    Origin,
+    Reading,
+    RunEnded,
+    Witness,
+    audit,
+    count_again,
+    find_target,
+    read_end,
+    witnesses,
+)
+from launcher.experiment import ExperimentConfig, LauncherConfig
+from launcher.run_directory import RunDirectory
+from replay_service.config import RunConfig
+from replay_service.connection import RedisEndpoint
 from replay_service.errors import ConfigError, RunDirectoryError
+from replay_service.keys import Keys
 from replay_service.process_identity import ProcessIdentity
+from replay_service.redis_client import RedisClient
 from replay_service.reports import ActorLedger
-from replay_service.run_state import RunState
+from replay_service.run_state import RunState, RunStateStore
+from replay_service.seeding import seed
+from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryWriter
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeTrajectory
 
 LEDGER = ActorLedger(0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, None, 0)
 
@@ -126,3 +159,164 @@ def test_a_drill_in_a_line(changes: dict[str, object], passed: bool, words: str)
     assert words in line(drill)
     assert line(drill).startswith("ok " if passed else "BAD")
     assert drill.to_json()["passed"] is passed
+
+
+STEPS = (4, 5, 6, 7, 8)
+"""Of the messages that the drill below has seen acknowledged: no two alike, so that a count names the lost one."""
+
+
+@pytest.fixture
+def stored(redis_client: RedisClient, keys: Keys, run_config: RunConfig, writer: TrajectoryWriter, tmp_path: Path,
+           make_trajectory: MakeTrajectory) -> LiveRun:  # fmt: skip
+    """A sound run with a message of each number of steps."""
+    seed(redis_client, keys, None)
+    for sequence, steps in enumerate(STEPS):
+        writer.append(make_trajectory(sequence, steps=steps), want_steps=0)
+    return LiveRun(RunDirectory(tmp_path), run_config, redis_client)
+
+
+def entry(client: RedisClient, keys: Keys, place: int) -> tuple[str, dict[str, bytes]]:
+    """Id and fields of one entry of the online stream."""
+    raw_id, fields = client.xrange(keys.online)[place]
+    return raw_id.decode(), {name.decode(): value for name, value in fields.items()}
+
+
+def remove(client: RedisClient, keys: Keys, place: int) -> None:
+    client.xdel(keys.online, entry(client, keys, place)[0])  # type: ignore[attr-defined]  # the project never does this
+
+
+def seen_by(run: LiveRun) -> dict[Origin, Witness]:
+    return witnesses(run.client(), run.keys)
+
+
+class TestCountAgain:
+    def test_every_message_is_a_witness_and_a_sound_run_has_an_empty_audit(self, stored: LiveRun) -> None:
+        seen = seen_by(stored)
+        assert seen == {(0, 1, n): Witness(sum(STEPS[:n]), steps) for n, steps in enumerate(STEPS)}
+        assert count_again(stored, seen) == Audit()
+
+    @pytest.mark.parametrize("place", [1, 2, 3])
+    def test_a_message_that_vanished_between_others_is_lost_whoever_saw_it(
+        self, place: int, stored: LiveRun, keys: Keys
+    ) -> None:
+        seen = seen_by(stored)
+        remove(stored.client(), keys, place)
+        assert count_again(stored, seen) == Audit(lost_steps=STEPS[place])
+        assert count_again(stored, {}) == Audit(lost_steps=STEPS[place])
+
+    def test_the_newest_one_is_missed_by_its_witness_alone(self, stored: LiveRun, keys: Keys) -> None:
+        seen = seen_by(stored)
+        remove(stored.client(), keys, -1)
+        assert count_again(stored, seen) == Audit(lost_steps=STEPS[-1])
+        assert count_again(stored, {}) == Audit()  # nothing lies behind it that could show the gap
+
+    def test_a_message_that_is_there_twice_is_doubled(self, stored: LiveRun, keys: Keys) -> None:
+        client, seen = stored.client(), seen_by(stored)
+        _id, fields = entry(client, keys, -1)
+        client.xadd(keys.online, {**fields, "f": b"%d" % sum(STEPS)})
+        client.hincrby(keys.counters, "appended_steps", STEPS[-1])
+        assert count_again(stored, seen) == Audit(doubled_steps=STEPS[-1])
+
+    @pytest.mark.parametrize("amount", [9, -9])
+    def test_steps_that_no_actor_s_account_knows_are_unaccounted(
+        self, amount: int, stored: LiveRun, keys: Keys
+    ) -> None:
+        seen = seen_by(stored)
+        stored.client().hincrby(keys.counters, "env_steps", amount)
+        assert count_again(stored, seen) == Audit(unaccounted_steps=9)
+
+    def test_what_was_put_into_quarantine_is_not_lost(self, stored: LiveRun, keys: Keys) -> None:
+        client, seen = stored.client(), seen_by(stored)
+        Quarantine(client, keys).put(BadEntry(entry(client, keys, 2)[0], 0, "of this test"))
+        assert count_again(stored, seen) == Audit()
+        remove(client, keys, 2)  # beside it: the quarantine explains its own steps and no others
+        assert count_again(stored, seen) == Audit(lost_steps=STEPS[3])
+
+    def test_what_was_evicted_since_is_not_lost(
+        self, stored: LiveRun, keys: Keys, writer: TrajectoryWriter, make_trajectory: MakeTrajectory
+    ) -> None:
+        seen = seen_by(stored)
+        for sequence in range(len(STEPS), len(STEPS) + 8):  # 80 steps more, of 100 that are kept
+            writer.append(make_trajectory(sequence, steps=10), want_steps=0)
+        assert int(entry(stored.client(), keys, 0)[1]["f"]) == sum(STEPS[:3])
+        assert count_again(stored, seen) == Audit()
+
+
+class TestAudit:
+    def test_what_comes_back_in_time_is_no_loss(
+        self, stored: LiveRun, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client, seen = stored.client(), seen_by(stored)
+        raw_id, fields = entry(client, keys, -1)
+        remove(client, keys, -1)
+        # The stream takes no second message of the same id: this one comes as its actor would send it, behind the last.
+        later = f"{int(raw_id.partition('-')[0]) + 1}-0"
+        come_back = SimpleNamespace(
+            monotonic=time.monotonic, sleep=lambda _s: client.xadd(keys.online, fields, id=later)
+        )
+        monkeypatch.setattr(drill, "time", come_back)
+        with stored.directory.held():
+            assert audit(stored, seen, time.monotonic() + 60.0) == Audit()
+
+    def test_a_loss_stands_when_the_time_is_over(self, stored: LiveRun, keys: Keys) -> None:
+        seen = seen_by(stored)
+        remove(stored.client(), keys, 2)
+        assert audit(stored, seen, time.monotonic()) == Audit(lost_steps=STEPS[2])
+
+    def test_what_only_the_doctor_sees_is_a_bad_finding(self, stored: LiveRun, keys: Keys) -> None:
+        stored.client().hincrby(keys.counters, "retained_steps", 3)
+        (finding,) = audit(stored, seen_by(stored), time.monotonic()).bad_findings
+        assert "transitions in the stream: 30 counted, 33 recorded" in finding
+
+    def test_a_run_that_ended_is_not_counted_again_and_again(self, stored: LiveRun, keys: Keys) -> None:
+        remove(stored.client(), keys, 2)
+        with pytest.raises(RunEnded):
+            audit(stored, {}, time.monotonic() + 60.0)
+
+
+def test_of_a_run_that_has_ended_the_summary_counts(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    ended, found = read_end(directory)
+    assert (ended, found.sound) == ("failed", False)
+    assert f"{directory.summary}: FileNotFoundError" in found.bad_findings[0]
+    directory.summary.write_text(json.dumps({"status": "stopped", "unaccounted_steps": 12}), encoding="utf-8")
+    assert read_end(directory) == ("stopped", Audit(unaccounted_steps=12))
+
+
+@pytest.mark.parametrize(
+    ("comes_back", "loses", "code"),
+    [(True, False, 0), (True, True, 1), (False, False, 1)],
+    ids=["mended", "a message lost", "not back"],
+)
+def test_the_exit_code_says_whether_a_drill_went_well(
+    comes_back: bool, loses: bool, code: int, stored: LiveRun, state: RunStateStore, keys: Keys,
+    redis_endpoint: RedisEndpoint, process: subprocess.Popen[bytes], capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    directory = stored.directory
+    directory.write_config(ExperimentConfig(run=stored.config).to_toml())
+    directory.connection.parent.mkdir()
+    redis_endpoint.save(directory.connection)
+    state.publish_process("evaluator", ProcessIdentity.of(process.pid))  # whom a drill takes for it
+
+    def crash() -> None:
+        process.wait()
+        if loses:
+            remove(stored.client(), keys, 2)
+        if comes_back:
+            state.publish_process("evaluator", ProcessIdentity.own())
+
+    crashing = threading.Thread(target=crash)
+    crashing.start()
+    try:
+        with directory.held():
+            # What cannot succeed is waited for to the end of the limit, what can has all the time that it may take.
+            limit = "60s" if code == 0 else "5s"
+            words = ["chaos", str(directory.path), "--kill", "evaluator", "--json", "--limit", limit]
+            assert cli.main(words) == code
+    finally:
+        process.kill()
+        crashing.join()
+    (said,) = (json.loads(text) for text in capfd.readouterr().out.splitlines())
+    assert said["passed"] is (code == 0)
+    assert (said["back_after_s"] is not None) is comes_back
+    assert said["audit"]["lost_steps"] == (STEPS[2] if loses else 0)

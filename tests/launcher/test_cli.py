@@ -28,6 +28,9 @@ MISTAKES = {
     "not a Redis URL": (["--redis-url", "http://x"], r"expected redis://, rediss:// or unix://"),
     "missing config file": (["--config", "/no/such.toml"], r"cannot read the configuration file /no/such.toml"),
     "unknown behaviour": (["--restart-behavior", "maybe"], r"\"maybe\".*resume.*restart.*overwrite"),
+    "unknown device": (["--device", "gpu"], r"launcher.device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+    "unknown device in a dry run": (["--device", "gpu", "--dry-run"], r"expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+    "the name of the link to the latest run": (["--run-dir", "runs/latest"], r"runs/latest is not there"),
     "nothing to resume": (["--run-dir", "/no/such/run", "--restart-behavior", "resume"], r"holds no run"),
     "another shape than the task's": (
         ["--environment.observation-dim", "7"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,3 +97,35 @@ def test_bins_are_counted_by_hand() -> None:
     assert bins([]) == []
     assert bins([3, 3, 3]) == [(3, 3, 3)]
     assert bins([0, 1, 4, 9, 10], count=2) == [(0, 5, 3), (5, 10, 2)]
+
+
+def test_values_that_differ_by_rounding_share_a_bin() -> None:
+    assert bins([0.3, 0.1 + 0.2, 0.3]) == [(0.3, 0.1 + 0.2, 3)]
+    assert bins([0.0, 5e-324]) == [(0.0, 5e-324, 2)]
+    assert [count for _low, _high, count in bins([1.0, 1.0 + 1e-10])] == [1, *[0] * 8, 1]
+
+
+@pytest.mark.parametrize("rewards", [(0.1, 0.2, 0.3), (1e17, 1e17, 1e17)])
+def test_returns_that_differ_by_rounding_are_shown_and_drawn(
+    rewards: tuple[float, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    episodes = [
+        replace(make_episode(3), rewards=np.array(order, dtype=np.float64)) for order in (rewards, rewards[::-1])
+    ]
+    returns = {float(np.sum(episode.rewards)) for episode in episodes}
+    path, picture = str(write_own(tmp_path / "a.npz", episodes)), tmp_path / "a.svg"
+    assert cli.main(["dataset", "inspect", path, "--plot", str(picture)]) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"^ *(0\.6|3e\+17)  \S+ 2$", out, re.MULTILINE), (out, returns)
+    assert picture.exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_blocks_gets_another_bar(encoding: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", "dataset", "inspect", str(shipped_path("door"))],
+        capture_output=True, timeout=120, env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    bar = "█" if encoding == "utf-8" else "#"
+    assert 40 * bar in done.stdout.decode(encoding)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher import up_command
 from launcher.doctor import Finding, checkpoint_finding, examine
+from launcher.former_settings import RESUMED
 from launcher.learner_node import NotedNode
+from launcher.run_settings import describe_differences
+from replay_service import wire
 from replay_service.config import RunConfig
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
-from replay_service.run_state import RunStateStore
+from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
 from replay_service.trajectory_stream import TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
@@ -148,3 +154,85 @@ def test_a_budget_may_be_passed_by_what_lapsed_leases_can_explain_and_by_no_more
     (finding,) = [f for f in examine(redis_client, run_config, sound_run) if f.text.startswith("budget:")]
     assert finding.sound is is_sound
     assert ("lapsed" in finding.text) is (over > 0)
+
+
+def log_resume(checkpoints: Path, **settings: tuple[int, int]) -> None:
+    """What a resume with other settings writes to the launcher's log: each setting's value before, and now."""
+    before, now = ({name: pair[i] for name, pair in settings.items()} for i in (0, 1))
+    log = checkpoints.parent / "logs" / "launcher.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"2026-01-01 00:00:00,000 launcher INFO num_env_steps (9999 and 9999)\n"
+                   f"2026-01-01 00:00:00,000 launcher WARNING {RESUMED}"
+                   f"{describe_differences(before, now, may_differ=())}\n")  # fmt: skip
+
+
+def text_of(findings: list[Finding], beginning: str) -> str:
+    (found,) = [str(finding) for finding in findings if finding.text.startswith(beginning)]
+    return found
+
+
+def test_a_resume_writes_what_former_settings_are_read_from() -> None:
+    assert f'"{RESUMED}%s"' in inspect.getsource(up_command)
+
+
+def test_a_run_that_was_resumed_with_a_smaller_budget_is_sound(
+    sound_run: Path, redis_client: RedisClient, run_config: RunConfig, online_state: RunStateStore
+) -> None:
+    stored = online_state.read().env_steps
+    now = replace(run_config, num_env_steps=3)
+    online_state.initialise(now)
+    assert [
+        text.partition(":")[0] for text in bad(examine(redis_client, replace(now, rollout_length=1), sound_run))
+    ] == ["budget"]
+    log_resume(sound_run, actors=(1, 2), num_env_steps=(run_config.num_env_steps, 3), initial_env_steps=(20, 21))
+    findings = examine(redis_client, now, sound_run)
+    assert bad(findings) == []
+    assert text_of(findings, "budget:") == "ok   budget: 15 of 3 env steps, which were 200 before a resume"
+    log_resume(sound_run, num_env_steps=(stored - 9, 3))  # a run may be resumed many times
+    assert bad(examine(redis_client, now, sound_run)) == []
+
+
+def test_steps_beyond_every_budget_are_found_however_often_it_was_changed(
+    sound_run: Path, redis_client: RedisClient, keys: Keys, run_config: RunConfig
+) -> None:
+    log_resume(sound_run, num_env_steps=(4, 3))
+    redis_client.hset(keys.run, "num_env_steps", 3)
+    assert [text.partition(",")[0] for text in bad(examine(redis_client, run_config, sound_run))] == [
+        "budget: 15 of 3 env steps"
+    ]
+
+
+def test_a_run_that_was_resumed_with_more_initial_steps_is_sound(
+    sound_run: Path, redis_client: RedisClient, keys: Keys, run_config: RunConfig, online_state: RunStateStore
+) -> None:
+    now = replace(run_config, initial_env_steps=14)
+    online_state.initialise(now)
+    redis_client.hset(keys.run, "online_grad_steps", 10)  # of the 10 that are owed after 5 initial steps
+    assert bad(examine(redis_client, now, sound_run)) == ["limiter: 10 updates of 1 allowed"]
+    log_resume(sound_run, initial_env_steps=(5, 14))
+    findings = examine(redis_client, now, sound_run)
+    assert bad(findings) == []
+    expected = "ok   limiter: 10 updates of 10 allowed from 5 env steps on, as before a resume"
+    assert text_of(findings, "limiter: 10") == expected
+    redis_client.hset(keys.run, "online_grad_steps", 11)
+    assert len(bad(examine(redis_client, now, sound_run))) == 1
+
+
+def test_a_run_that_is_being_seeded_is_sound(
+    redis_client: RedisClient, keys: Keys, run_config: RunConfig, state: RunStateStore,
+    make_trajectory: MakeTrajectory, tmp_path: Path,
+) -> None:  # fmt: skip
+    trajectory = make_trajectory(actor_id=0)
+    fields = {"a": 0, "e": 1, "s": 0, "n": 5, "f": 0, "m": wire.encode_trajectory(trajectory)}
+    redis_client.xadd(keys.seed, fields)
+    findings = examine(redis_client, run_config, tmp_path / "checkpoints")
+    assert bad(findings) == []
+    assert text_of(findings, "seed data") == "ok   seed data: still being filled, 5 transitions counted so far; 0 bad"
+    state.set_phase(Phase.PRETRAINING)
+    assert bad(examine(redis_client, run_config, tmp_path / "checkpoints")) == [
+        "seed data: the stream was never completely filled"
+    ]
+    state.set_phase(Phase.SEEDING)
+    redis_client.xadd(keys.seed, {"m": b"hello"})
+    assert len(bad(examine(redis_client, run_config, tmp_path / "checkpoints"))) == 1

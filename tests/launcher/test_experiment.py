@@ -10,7 +10,7 @@ import pytest
 
 from actors.config import ActorConfig, EvaluatorConfig
 from launcher import cli
-from launcher.experiment import ExperimentConfig, preset_name, refuse_changes, resolve
+from launcher.experiment import ExperimentConfig, LauncherConfig, preset_name, refuse_changes, resolve
 from learner.config import PRESETS, LearnerConfig
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.config_file import load_role_config, load_run_config
@@ -113,3 +113,11 @@ def test_a_preset_brings_settings_of_the_run_along_below_what_the_user_says(
     assert told["learner"]["policy_average_rate"] == 0.001
     assert cli.main(["up", "--env", "pen", "--preset", "strong", "--utd-ratio", "2", "--dry-run"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["utd_ratio"] == 2.0
+
+
+def test_a_device_that_no_learner_takes_is_refused_before_anything_is_started() -> None:
+    for device in ("auto", "cpu", "cuda", "cuda:1"):
+        assert LauncherConfig(device=device).device == device
+    for device in ("gpu", "mps", "cuda:", "cuda:x", ""):
+        with pytest.raises(ConfigError, match=r"launcher\.device: expected auto, cpu, cuda or cuda:N, got"):
+            LauncherConfig(device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,29 @@ def test_a_redis_that_restarts_is_told_with_what_to_do() -> None:
 def test_refused_credentials_are_not_told_as_an_outage() -> None:
     told = in_words(redis.exceptions.AuthenticationError("WRONGPASS"))
     assert told == Told("the run's Redis refused the credentials (WRONGPASS)", 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.ResponseError("BUSY Redis is busy running a script."),
+        redis.exceptions.MasterDownError("Link with MASTER is down"),
+        redis.exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+    ],
+)
+def test_what_the_roles_wait_for_is_told_as_an_outage(error: Exception) -> None:
+    assert in_words(error) == Told(f"the run's Redis does not answer ({error}); try again in a moment", 1)
+
+
+def test_what_no_waiting_mends_is_not_told_as_an_outage() -> None:
+    assert in_words(redis.exceptions.ResponseError("WRONGTYPE Operation against a key")) is None
+    assert in_words(redis.exceptions.NoPermissionError("no rights to run 'hset'")) == Told(
+        "the run's Redis refused the credentials (no rights to run 'hset')", 2
+    )
+    refused = redis.exceptions.ConnectionError("Error 1 connecting")
+    refused.__cause__ = strange = ssl.SSLCertVerificationError("certificate verify failed")
+    strange.verify_message = "self-signed certificate"
+    assert in_words(refused) == Told("the certificate of the run's Redis is not accepted: self-signed certificate", 2)
 
 
 DEMOS = ["dataset", "demos", "--env", "pen", "--source", "/no/such/expert", "--noise-std", "0.1"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import threading
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from launcher.opening_notice import OpeningNotice
 from launcher.program import RoleProgram
 from launcher.run_directory import RunDirectory
 from launcher.supervisor import RunFailed
+from replay_service.connection import RedisEndpoint
 
 
 def write(log: Path, text: str) -> None:
@@ -55,39 +56,66 @@ class Opened(Exception):
     """The run was found open."""
 
 
-@pytest.fixture
-def wait_until_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """The launcher's wait for a replay service that lives, with the patience of a second of silence."""
-    monkeypatch.setattr(up, "_SILENT_START_S", 1.0)
+@dataclass
+class Clock:
+    """Time that passes only while the launcher sleeps, with what happens each time that it does."""
 
-    def raise_opened() -> None:
+    meanwhile: Callable[[], None] = lambda: None
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.meanwhile()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(up, "time", made)
+    monkeypatch.setattr(up, "OpeningNotice", partial(OpeningNotice, clock=made.monotonic))
+    return made
+
+
+@pytest.fixture
+def wait_until_open(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """The launcher's wait for a replay service that lives."""
+
+    def raise_opened(_path: Path) -> RedisEndpoint:
         raise Opened
 
-    run = up.Run(ExperimentConfig(), RunDirectory(tmp_path), Console(file=io.StringIO()), begun=raise_opened)
+    monkeypatch.setattr(RedisEndpoint, "load", raise_opened)  # what the launcher asks for next
+    run = up.Run(ExperimentConfig(), RunDirectory(tmp_path), Console(file=io.StringIO()))
     replay = RoleProgram("replay", (), tmp_path / "replay.log", num_cpus=1.0)
     supervisor: Any = SimpleNamespace(tend=lambda: None, waiting=[])
     room: Any = SimpleNamespace(look=lambda: None)
-    return lambda: run._wait_until_open(supervisor, replay, room, lambda _line: None)
+    display: Any = SimpleNamespace(say=lambda _line: None)
+    return lambda: run._wait_until_open(supervisor, replay, room, display)
 
 
-def test_a_service_that_goes_on_telling_is_waited_for(tmp_path: Path, wait_until_open: Callable[[], None]) -> None:
+def test_a_service_that_goes_on_telling_is_waited_for(
+    tmp_path: Path, clock: Clock, wait_until_open: Callable[[], None]
+) -> None:
+    told: list[float] = []
+
     def load() -> None:
-        for number in range(20):
-            write(tmp_path / "replay.log", f"Redis loads its data: {number} of 20 MiB")
-            time.sleep(0.1)
-        ready = RunDirectory(tmp_path).ready
-        ready.parent.mkdir()
-        ready.touch()
+        if clock.now >= 100.0 * (len(told) + 1):
+            told.append(clock.now)
+            write(tmp_path / "replay.log", f"Redis loads its data: {len(told)} of 20 MiB")
+        if len(told) == 20:
+            ready = RunDirectory(tmp_path).ready
+            ready.parent.mkdir(exist_ok=True)
+            ready.touch()
 
-    thread = threading.Thread(target=load)
-    thread.start()
-    try:
-        with pytest.raises(Opened):
-            wait_until_open()
-    finally:
-        thread.join()
-
-
-def test_a_service_that_says_nothing_is_given_up(wait_until_open: Callable[[], None]) -> None:
-    with pytest.raises(RunFailed, match=r"has written nothing for 1 s; its log: .*replay\.log"):
+    clock.meanwhile = load
+    with pytest.raises(Opened):
         wait_until_open()
+    assert clock.now >= 2_000.0  # many times the silence after which it would have been given up
+
+
+def test_a_service_that_says_nothing_is_given_up(clock: Clock, wait_until_open: Callable[[], None]) -> None:
+    with pytest.raises(RunFailed, match=r"has written nothing for 120 s; its log: .*replay\.log"):
+        wait_until_open()
+    assert clock.now == pytest.approx(120.0, abs=0.2)

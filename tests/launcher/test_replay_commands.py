@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.datasets import Episode, OfflineDataset, load_dataset
 from replay_service.experience import Origin, Trajectory
 from replay_service.keys import Keys
+from tests.faults import fill, small_disk
 from tests.launcher.made_run import fill_streams, made_run
 
 DOOR = RunConfig(
@@ -165,6 +168,28 @@ def test_an_export_may_be_of_some_episodes_alone(door_run: Path, tmp_path: Path)
     assert provenance["filter"] == {"origin": "online", "success": True}
     assert provenance["whole_only"] is True
     assert provenance["run_id"] == "made"
+
+
+def test_an_export_that_finds_no_room_is_told_and_leaves_nothing(door_run: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        filler = fill(disk)
+        done = subprocess.run(
+            [sys.executable, "-m", "launcher", "replay", "export", str(door_run), "--output", str(disk / "door-v0")],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert done.stderr == f"error: {disk / 'door-v0'}: cannot be written: No space left on device\n"
+        assert list(disk.iterdir()) == [filler]
+
+
+def test_an_export_that_cannot_be_written_is_refused_before_the_stream_is_read(
+    door_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    # No episode fits either, which only reading the stream would show.
+    words = ["replay", "export", str(door_run), "--output", str(tmp_path / "file" / "a-v0"), "--min-return", "1"]
+    assert cli.main(words) == 2
+    assert "a-v0: cannot be written: " in capfd.readouterr().err
 
 
 def test_actions_are_exported_in_the_environments_bounds_and_come_back(tmp_path: Path) -> None:

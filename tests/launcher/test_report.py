@@ -172,6 +172,27 @@ def test_damaged_records_are_told_in_the_page(tmp_path: Path) -> None:
     assert "expected the columns env, preset" in text
 
 
+@pytest.mark.parametrize(
+    ("summary", "told"),
+    [
+        ("", "summary.json cannot be read"),
+        ("[]", "summary.json is no JSON object"),
+        (
+            '{"status": "finished", "evaluations": [{"env_steps": 10, "success_any": 0.75}, null]}',
+            "10 - - 75 % - - - -",
+        ),
+        ('{"status": "finished", "evaluations": [{"success_any": "?", "episode_return": "?"}]}', "- - - - - - - -"),
+        ('{"evaluations": 3}', "No trained policy has been evaluated yet."),
+    ],
+)
+def test_a_damaged_summary_is_told_or_left_out(summary: str, told: str, tmp_path: Path) -> None:
+    with made_run(tmp_path / "run", ExperimentConfig(run=DOOR)) as (directory, _client):
+        pass
+    directory.summary.write_text(summary)
+    assert cli.main(["report", str(directory.path)]) == 0
+    assert told in re.sub(r"\s+", " ", Page((directory.path / "report.html").read_text()).text)
+
+
 def test_an_environment_without_success_has_its_return_alone(tmp_path: Path) -> None:
     run = RunConfig(
         env="Pendulum-v1", run_id="swing", preset="locomotion", dataset=("none",),
@@ -196,6 +217,9 @@ def test_a_page_that_cannot_be_written_is_the_users_error(
     (tmp_path / "file").write_text("")
     assert cli.main(["report", str(reported[0]), "--output", str(tmp_path / "file" / "page.html")]) == 2
     assert "cannot be written" in capfd.readouterr().err
+    for folder in (".", "/", str(tmp_path)):
+        assert cli.main(["report", str(reported[0]), "--output", folder]) == 2
+        assert f"{folder}: cannot be written: expected the name of a file, got a folder" in capfd.readouterr().err
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "holds no run" in capfd.readouterr().err
 

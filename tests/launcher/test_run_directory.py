@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher import run_directory
-from launcher.run_directory import RunDirectory, prepare
+from launcher.run_directory import RunDirectory, RunDirectoryInUse, prepare
 from replay_service.errors import RunDirectoryError
+from tests.faults import fill, small_disk
 
 
 def make_run(path: Path) -> RunDirectory:
@@ -73,20 +77,6 @@ def test_overwrite_deletes_the_old_run_once_the_new_one_has_begun(tmp_path: Path
     assert (tmp_path / "run.1" / "evaluations.csv").exists()
     prepared.begun()
     assert not (tmp_path / "run.1").exists()
-
-
-@pytest.mark.parametrize("behavior", ["restart", "overwrite"])
-def test_a_run_whose_successor_is_refused_has_its_place_again(
-    tmp_path: Path, behavior: run_directory.RestartBehavior
-) -> None:
-    run = make_run(tmp_path / "run")
-    (run.path / "evaluations.csv").write_text("x")
-    prepared = prepare(run.path, behavior)
-    prepared.run.config.write_text("env = 'door'\n")
-    run_directory.forget_unstarted(prepared, None)
-    assert run.config.read_text() == "env = 'pen'\n"
-    assert (run.path / "evaluations.csv").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("behavior", [None, "restart", "overwrite"])
@@ -156,34 +146,65 @@ def test_a_nodes_part_of_a_run_is_told_from_the_run(tmp_path: Path) -> None:
     assert run_directory.find_run(part.path, also_part=True) == part
 
 
-def test_a_run_that_was_refused_leaves_no_directory_and_the_latest_run_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_in_the_place_of_the_link_to_the_latest_run_hinders_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    earlier = make_run(Path("runs/earlier"))
-    run_directory.remember_latest(earlier.path)
-    refused = prepare(Path("runs/refused"), None)
-    refused.run.config.write_text("")
-    before = run_directory.remember_latest(refused.run.path)
-    run_directory.forget_unstarted(refused, before)
-    assert not refused.run.path.exists()
-    assert run_directory.find_run(None).path == earlier.path.resolve()
+    (run_directory.RUNS_DIR / "latest").mkdir(parents=True)
+    run = make_run(run_directory.RUNS_DIR / "pen")
+    run_directory.remember_latest(run.path)
+    assert run_directory.linked_run() is None
+    told = capsys.readouterr().err
+    assert told.startswith("warning: runs/latest cannot be made to name runs/pen: ")
+    assert sorted(path.name for path in run_directory.RUNS_DIR.iterdir()) == ["latest", "pen"]
 
 
-def test_a_folder_that_a_user_made_and_what_else_is_in_it_stay(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    prepared = prepare(tmp_path / "mine", None)
-    (tmp_path / "mine" / "notes.txt").write_text("x")
-    run_directory.forget_unstarted(prepared, None)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+def test_the_name_of_that_link_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    latest = run_directory.RUNS_DIR / "latest"
+    with pytest.raises(RunDirectoryError, match="runs/latest is not there"):
+        run_directory.chosen_path(latest)
+    latest.mkdir(parents=True)
+    with pytest.raises(RunDirectoryError, match=r"runs/latest is a folder, .*rename it"):
+        run_directory.chosen_path(tmp_path / "runs" / ".." / "runs" / "latest")
+    assert run_directory.chosen_path(tmp_path / "latest") == tmp_path / "latest"  # elsewhere it is a name like others
+    latest.rmdir()
+    run = make_run(run_directory.RUNS_DIR / "pen")
+    run_directory.remember_latest(run.path)
+    assert run_directory.chosen_path(latest) == run.path.resolve()
 
 
-def test_a_run_that_has_data_is_never_forgotten(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path / "run", None)
-    prepared.run.config.write_text("env = 'pen'\n")
-    prepared.run.connection.parent.mkdir()
-    run_directory.forget_unstarted(prepared, None)
-    assert prepared.run.holds_run
+def test_a_run_that_cannot_be_replaced_stays_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    make = Path.mkdir
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "logs":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunDirectoryError, match="No space left"):
+        prepare(run.path, "overwrite")
+    assert run.holds_run
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_configuration_that_finds_no_room_leaves_the_old_one_and_no_half_one(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        run = RunDirectory(disk)
+        run.write_config("env = 'pen'\n")
+        fill(disk)
+        with pytest.raises(OSError, match="No space left"):
+            run.write_config("env = 'door'\n" * 10_000)
+        assert run.config.read_text() == "env = 'pen'\n"
+        assert not run.config.with_suffix(".partial").exists()
+
+
+def test_the_way_to_stop_a_run_that_is_in_use_can_be_copied(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "my run")
+    with run.held(), pytest.raises(RunDirectoryInUse, match=f"`launcher down '{run.path}'`"), run.held():
+        pass
 
 
 @pytest.mark.parametrize("behavior", [None, "resume", "restart", "overwrite"])

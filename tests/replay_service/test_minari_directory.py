@@ -13,6 +13,7 @@ import pytest
 from replay_service.datasets import DatasetCard, Episode, load_dataset, write_minari
 from replay_service.errors import DatasetError
 from replay_service.experience import ExperienceSpec
+from tests.faults import fill, small_disk
 
 SPEC = ExperienceSpec("synthetic", observation_dim=3, action_dim=2, max_episode_steps=20)
 CARD = DatasetCard(
@@ -92,3 +93,30 @@ def test_nothing_is_left_of_a_dataset_that_was_interrupted(tmp_path: Path) -> No
     with pytest.raises(DatasetError, match="at least one episode"):
         write_minari(tmp_path / "made-v0", [], CARD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_value(tmp_path: Path) -> None:
+    episodes = make_episodes(tuple([200] * 60))
+
+    def with_a_full_disk(disk: Path) -> Iterator[Episode]:
+        for index, episode in enumerate(episodes):
+            filler = fill(disk) if index == 22 else None
+            yield episode
+            if filler is not None:
+                filler.unlink()
+
+    with small_disk(tmp_path / "disk") as disk:
+        assert write_minari(disk / "made-v0", with_a_full_disk(disk), CARD) == (60, 12_000)
+        spec = ExperienceSpec("synthetic", observation_dim=3, action_dim=2, max_episode_steps=200)
+        loaded = load_dataset([str(disk / "made-v0")], spec=spec)
+        for found, expected in zip(loaded.episodes, episodes, strict=True):
+            assert np.array_equal(found.actions, expected.actions)
+            assert np.array_equal(found.observations, expected.observations)
+
+
+def test_a_full_disk_is_told_and_nothing_is_published(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        filler = fill(disk)
+        with pytest.raises(DatasetError, match=r"made-v0: cannot be written: No space left on device"):
+            write_minari(disk / "made-v0", make_episodes(), CARD)
+        assert list(disk.iterdir()) == [filler]

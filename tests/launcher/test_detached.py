@@ -1,0 +1,82 @@
+"""Going on without a terminal, with real processes: the one in the terminal learns how the start went."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.detached import detach
+from launcher.run_directory import RunDirectory
+
+PROGRAM = """
+import shutil, sys, time
+from pathlib import Path
+from launcher.detached import detach
+from launcher.run_directory import RunDirectory
+run = RunDirectory(Path(sys.argv[1]))
+with run.held():
+    waiting = detach(run)
+    if isinstance(waiting, int):
+        sys.exit(waiting)
+    print("a word of the child's", flush=True)
+    exec(sys.argv[2])
+"""
+
+
+def start(run: Path, child: str) -> subprocess.CompletedProcess[str]:
+    """A program that detaches itself, and what its child then does; returns when the one in the terminal does."""
+    return subprocess.run([sys.executable, "-c", PROGRAM, str(run), child], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    made = tmp_path / "my run"
+    made.mkdir()
+    return made
+
+
+def test_the_one_in_the_terminal_leaves_once_it_is_told(run: Path) -> None:
+    done = start(run, "waiting.tell(); waiting.tell(); sys.exit(7)")
+    assert done.returncode == 0
+    assert f"see it with: launcher attach '{run}'\nstop it with: launcher down '{run}'\n" in done.stdout
+    assert (run / "logs" / "launcher.out").read_text() == "a word of the child's\n"
+
+
+def test_a_file_of_the_run_is_no_sign_of_it(run: Path) -> None:
+    done = start(run, "run.ready.parent.mkdir(); run.ready.touch(); sys.exit(2)")
+    assert done.returncode == 2
+    assert "goes on without" not in done.stdout
+
+
+def test_what_the_child_said_is_shown_also_when_it_has_taken_its_start_back(run: Path) -> None:
+    done = start(run, "shutil.rmtree(run.path); print('error: the port is taken', file=sys.stderr); sys.exit(2)")
+    assert done.returncode == 2
+    assert done.stderr == "a word of the child's\nerror: the port is taken\n"
+
+
+def test_a_child_that_is_told_to_end_before_it_is_up_ends_the_wait(run: Path) -> None:
+    done = start(run, "sys.exit(0)")
+    assert done.returncode == 0
+    assert "goes on without" not in done.stdout
+
+
+def test_the_reader_of_the_terminal_may_be_gone(run: Path) -> None:
+    # A start whose words nobody reads is the child's all the same: who gets an error here would take it back.
+    nobody, writes = os.pipe()
+    os.close(nobody)
+    program = PROGRAM.replace("sys.exit(waiting)", "sys.exit(40 + waiting)")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(run), "sys.exit(0)"], stdout=writes, stderr=subprocess.DEVNULL, timeout=120
+    )
+    os.close(writes)
+    assert done.returncode == 41
+
+
+def test_a_log_folder_that_cannot_be_made_is_told_before_anything_is_forked(run: Path) -> None:
+    (run / "logs").touch()
+    with pytest.raises(FileExistsError):
+        detach(RunDirectory(run))

@@ -1,0 +1,122 @@
+"""The commands about one run, where the run, its files or the terminal are not as they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher import cli
+from launcher.run_directory import RunDirectory
+
+NOBODY = 65_534
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> RunDirectory:
+    """A run that ended, in a folder whose name rich would take for markup."""
+    run = RunDirectory(tmp_path / "pen [red] it's")
+    run.logs.mkdir(parents=True)
+    run.config.write_text('env = "pen"\n', encoding="utf-8")
+    run.lock.touch()
+    run.summary.write_text(json.dumps({"status": "finished", "env_steps": 7}), encoding="utf-8")
+    return run
+
+
+def launcher(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "launcher", *words],
+        capture_output=True, timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+class TestStatus:
+    def test_a_name_with_brackets_is_no_markup(self, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]) -> None:
+        stopped.summary.unlink()
+        assert cli.main(["status", str(stopped.path)]) == 0
+        assert capfd.readouterr().out == f"{stopped.path}: not running, and it has no summary yet\n"
+        with stopped.held():
+            assert cli.main(["status", str(stopped.path)]) == 0
+        assert capfd.readouterr().out.startswith(f"{stopped.path}: launcher process {os.getpid()} holds it")
+
+    @pytest.mark.parametrize(
+        ("text", "what"), [("", "cannot be read"), ("{", "cannot be read"), ("[]", "no JSON object")]
+    )
+    def test_a_damaged_summary_is_told(
+        self, text: str, what: str, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        stopped.summary.write_text(text, encoding="utf-8")
+        assert cli.main(["status", str(stopped.path)]) == 2
+        err = capfd.readouterr().err
+        assert err.startswith(f"error: {stopped.path}: not running, and its summary.json ")
+        assert what in err
+
+    def test_a_summary_that_lacks_its_status_is_shown(
+        self, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        stopped.summary.write_text('{"env_steps": 7}', encoding="utf-8")
+        assert cli.main(["status", str(stopped.path)]) == 0
+        assert capfd.readouterr().out.split() == ["env_steps", "7"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_logs_show_what_a_terminal_can(encoding: str, stopped: RunDirectory) -> None:
+    (stopped.logs / "learner.log").write_bytes("a café, \N{SNOWMAN}, ".encode() + b"\xff end\n")
+    done = launcher("logs", str(stopped.path), PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    cafe = b"caf?" if encoding == "ascii" else b"caf\xe9"
+    assert done.stdout.splitlines()[-1] == b"a " + cafe + b", ?, ? end"
+
+
+def test_a_command_to_copy_is_quoted(stopped: RunDirectory, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["scale", str(stopped.path), "--actors", "3"]) == 2
+    told = capfd.readouterr().err.partition("launcher up ")[2]
+    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {told}"], capture_output=True, text=True).stdout.splitlines()
+    assert words == ["--run-dir", str(stopped.path), "--restart-behavior", "resume", "--actors", "3"]
+
+
+class TestDown:
+    """Redis cannot be asked, as no `ready` file is there: the launcher is asked by signal."""
+
+    def name_holder(self, run: RunDirectory, pid: int) -> None:
+        holder = json.loads(run.lock.read_text(encoding="utf-8"))
+        run.lock.write_text(json.dumps({**holder, "pid": pid}), encoding="utf-8")
+
+    def test_a_launcher_that_has_just_ended_is_waited_for(self, stopped: RunDirectory) -> None:
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        with stopped.held():
+            self.name_holder(stopped, ended.pid)
+            asking = subprocess.Popen(
+                [sys.executable, "-u", "-m", "launcher", "down", str(stopped.path)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert asking.stdout is not None
+            assert asking.stdout.readline() == f"stopping {stopped.path} ...\n", asking.communicate()[1]
+        out, err = asking.communicate(timeout=120)
+        assert (asking.returncode, out) == (0, "stopped\n"), err
+        assert "Traceback" not in err
+
+    @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+    @pytest.mark.skipif(os.geteuid() != 0, reason="starting a process of another user needs root")
+    def test_a_launcher_of_another_user_is_told(self, stopped: RunDirectory) -> None:
+        other = subprocess.Popen(["sleep", "300"], user=NOBODY)
+        try:
+            with stopped.held():
+                self.name_holder(stopped, other.pid)
+                done = subprocess.run(
+                    ["setpriv", "--bounding-set=-kill", sys.executable, "-m", "launcher", "down", str(stopped.path)],
+                    capture_output=True, text=True, timeout=120,
+                )  # fmt: skip
+            assert done.returncode == 2, done.stderr
+            expected = f"error: {stopped.path} is run by process {other.pid}, which belongs to another user: "
+            assert done.stderr.splitlines()[-1].startswith(expected)
+            assert other.poll() is None
+        finally:
+            other.kill()
+            other.wait()
