@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.launching import SMALL_PEN
+from tests.system.launching import SMALL_PEN, wait_until
 from tests.system.machines import Machine, machines, why_not
 
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
@@ -52,13 +52,13 @@ def cluster_of(
         pytest.skip(reason)
     (export,) = (line for line in STEPS[2] if line.startswith("export "))
     name, _, value = export.removeprefix("export ").partition("=")
-    try:
-        with machines(
-            count, folder, {name: value, **QUICK_TO_NOTICE, **(environment or {})}, shared_disk=shared_disk
-        ) as made:
-            yield made
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+    variables = {name: value, **QUICK_TO_NOTICE, **(environment or {})}
+    with contextlib.ExitStack() as stack:
+        try:
+            made = stack.enter_context(machines(count, folder, variables, shared_disk=shared_disk))
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+        yield made
 
 
 def share_token(first: Machine, others: list[Machine]) -> Path:
@@ -106,13 +106,6 @@ def rejoin(machine: Machine) -> None:
         if machine.processes("raylet/raylet"):
             return
     raise AssertionError(f"Ray does not stay up on {machine.name}")
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 150.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
-        time.sleep(0.5)
 
 
 def pools(machine: Machine) -> list[int]:
@@ -167,10 +160,7 @@ class ClusterRun:
             assert self.process.poll() is None, f"launcher ended with {self.process.poll()}\n{self.text}"
             return condition()
 
-        try:
-            until(holds, what)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.text}") from error
+        wait_until(holds, what, pause_s=0.5, told=lambda: self.text)
 
     def goes_on(self, more: int = 400) -> None:
         goal = self.steps() + more

@@ -1,9 +1,11 @@
-"""Start `launcher up` as a user does, in a process of its own, and look at what it leaves."""
+"""Give `launcher` commands as a user does, in processes of their own, and look at what a run leaves."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from replay_service.keys import Keys
 from replay_service.process_identity import ProcessIdentity
 from replay_service.run_state import RunState, RunStateStore
 
-START_TIMEOUT_S = 120.0
+PATIENCE_S = 300.0
+"""For what a whole run does, on one machine or several: a bound for what hangs, never a measurement."""
 
 SMALL_PEN = (
     "--env", "pen", "--actors", "2", "--num-offline-steps", "150", "--initial-env-steps", "400",
@@ -28,6 +31,40 @@ SMALL_PEN = (
     "--learner.evaluate-every-env-steps", "1000", "--learner.checkpoint-every-s", "2", "--evaluator.episodes", "2",
     "--device", "cpu", "--learner.threads", "1",
 )  # fmt: skip
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    what: str,
+    *,
+    timeout_s: float = PATIENCE_S,
+    pause_s: float = 0.1,
+    told: Callable[[], str] = str,
+) -> None:
+    """Return once the condition holds; fail with `what`, and with what is `told` then, when it does not come true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s in vain: {what}\n{told()}"
+        time.sleep(pause_s)
+
+
+def launcher_command(*words: object) -> list[str]:
+    """What starts `launcher words` with this interpreter."""
+    return [sys.executable, "-m", "launcher", *map(str, words)]
+
+
+def launcher(*words: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `launcher words` to its end, which is to have this exit code."""
+    done = subprocess.run(launcher_command(*words), cwd=cwd, capture_output=True, text=True, timeout=400)
+    told = f"launcher {shlex.join(map(str, words))}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"exit code {done.returncode} of {told}"
+    assert "Traceback" not in done.stderr, told
+    return done
+
+
+def assert_sound(run_dir: Path) -> None:
+    """`launcher doctor` finds nothing lost, doubled or damaged."""
+    assert launcher("doctor", run_dir).stdout.splitlines()[-1] == f"{run_dir}: sound"
 
 
 @dataclass
@@ -42,7 +79,7 @@ class Launched:
     def output(self) -> str:
         return self.output_path.read_text(encoding="utf-8", errors="replace")
 
-    def wait(self, timeout_s: float = 240.0) -> int:
+    def wait(self, timeout_s: float = 400.0) -> int:
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -69,21 +106,25 @@ class Launched:
         finally:
             client.close()
 
-    def wait_until(self, condition: Callable[[RunState], bool], timeout_s: float = START_TIMEOUT_S) -> RunState:
+    def wait_until(self, condition: Callable[[RunState], bool], timeout_s: float = PATIENCE_S) -> RunState:
         """Wait for a state of the run; a launcher that ends meanwhile is a failure."""
-        deadline = time.monotonic() + timeout_s
         state: RunState | None = None
-        while time.monotonic() < deadline:
+
+        def holds() -> bool:
+            nonlocal state
             assert self.process.poll() is None, f"launcher ended:\n{self.output}\n{self.logs()}"
             try:
                 state = self.state()
             except Exception:  # Redis is not up yet, or is just being killed by the test
-                time.sleep(0.2)
-                continue
-            if condition(state):
-                return state
-            time.sleep(0.1)
-        raise AssertionError(f"condition not met in {timeout_s} s; last state {state}\n{self.output}\n{self.logs()}")
+                return False
+            return condition(state)
+
+        wait_until(
+            holds, "a state of the run", timeout_s=timeout_s,
+            told=lambda: f"last state {state}\n{self.output}\n{self.logs()}",
+        )  # fmt: skip
+        assert state is not None
+        return state
 
 
 def hear_hangups() -> None:
@@ -96,7 +137,7 @@ def launch(run_dir: Path, options: Sequence[str], environment: dict[str, str] | 
     output_path = run_dir.with_name(f"{run_dir.name}.{time.monotonic_ns()}.out")
     with output_path.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "launcher", "up", "--run-dir", str(run_dir), *options],
+            launcher_command("up", "--run-dir", run_dir, *options),
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -132,9 +173,8 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def wait_until_gone(run_dir: Path, timeout_s: float = 20.0) -> dict[int, str]:
-    """Processes of the run that are still there after the time-out; empty when all are gone."""
-    deadline = time.monotonic() + timeout_s
-    while (left := processes_of(run_dir)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return left
+def wait_until_gone(run_dir: Path) -> dict[int, str]:
+    """Processes of the run that are still there when nobody waits any longer; empty when all are gone."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not processes_of(run_dir), "its processes to end")
+    return processes_of(run_dir)

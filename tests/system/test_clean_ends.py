@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,21 @@ from launcher.run_directory import RunDirectory
 from replay_service.connection import RedisEndpoint
 from replay_service.process_identity import ProcessIdentity
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN, Launched, hear_hangups, kill
+from tests.system.launching import (
+    SMALL_PEN,
+    Launched,
+    assert_sound,
+    hear_hangups,
+    kill,
+    launcher,
+    launcher_command,
+    wait_until,
+)
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
@@ -98,10 +106,11 @@ class Belongings:
 
 
 def assert_nothing_is_left(belongings: Belongings, run_dir: Path) -> None:
-    deadline = time.monotonic() + 180  # Ray's agents look for their raylet, and end, a minute after a SIGKILL
-    while (left := belongings.left()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    # Ray's agents look for their raylet, and end, a minute after a SIGKILL.
+    wait_until(
+        lambda: not belongings.left(), "all that it had to be gone", timeout_s=180.0, pause_s=0.2,
+        told=lambda: "\n".join(belongings.left()),
+    )  # fmt: skip
     with RunDirectory(run_dir).held():
         pass  # refused when anybody still had the lock
 
@@ -115,7 +124,7 @@ def in_a_terminal(run_dir: Path, *options: str) -> tuple[Launched, int]:
     """Start `launcher up` in a terminal of its own; returns the terminal's other end too."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "launcher", "up", "--run-dir", str(run_dir), *options],
+        launcher_command("up", "--run-dir", run_dir, *options),
         stdin=slave, stdout=slave, stderr=slave, text=True, cwd=run_dir.parent, start_new_session=True,
         preexec_fn=take_terminal,  # noqa: PLW1509 - two system calls
     )  # fmt: skip
@@ -149,19 +158,14 @@ def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: 
         elif end == "SIGTERM":
             os.kill(run.process.pid, signal.SIGTERM)
         elif end == "down":
-            done = subprocess.run(
-                [sys.executable, "-m", "launcher", "down", str(run.run_dir)],
-                capture_output=True, text=True, timeout=150,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            assert "stopped" in done.stdout
+            assert "stopped" in launcher("down", run.run_dir).stdout
         elif end == "terminal closed":
             os.close(terminal)
         elif end == "hangup of the job":  # as a shell whose terminal was closed: to all of its processes, Ray's too
             os.killpg(run.process.pid, signal.SIGHUP)
         else:
             kill(run.process.pid)
-        assert run.wait(120) == (-signal.SIGKILL if end == "SIGKILL" else 0), run.output
+        assert run.wait() == (-signal.SIGKILL if end == "SIGKILL" else 0), run.output
     finally:
         if run.process.poll() is None:
             run.process.kill()
@@ -178,6 +182,28 @@ def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: 
     summary = resumed.summary()
     assert (summary["status"], summary["env_steps"], summary["unaccounted_steps"]) == ("finished", budget, 0)
     assert "resume proved: " in (run.run_dir / "logs" / "learner.log").read_text()
+
+
+def test_down_ends_a_run_whose_redis_does_not_answer(start: Start) -> None:
+    # Each role waits for a reply for longer than this, and is ended without one.
+    run = start(*SMALL_PEN, "--num-env-steps", "100000", "--launcher.stop-grace-s", "10")
+    reached = run.wait_until(lambda state: state.env_steps >= 400 and state.checkpointed_grad_steps > 0)
+    belongings, server = Belongings.of(run.process.pid), run.processes()["redis"]
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        down = launcher("down", run.run_dir)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGCONT)  # else it would outlive a test that failed
+    assert "asking by signal, because Redis cannot be asked" in down.stderr
+    assert run.wait() == 0, run.output
+    assert_nothing_is_left(belongings, run.run_dir)
+
+    resumed = start("--restart-behavior", "resume", "--num-env-steps", str(reached.env_steps + 1_000))
+    assert resumed.wait() == 0, resumed.output + resumed.logs()
+    summary = resumed.summary()
+    assert (summary["status"], summary["env_steps"]) == ("finished", reached.env_steps + 1_000)
+    assert_sound(run.run_dir)
 
 
 def test_a_resume_moves_to_another_port_when_a_program_has_taken_redis_s(start: Start) -> None:

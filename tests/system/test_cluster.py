@@ -20,8 +20,8 @@ from tests.system.cluster import (
     pools,
     share_token,
     start_ray,
-    until,
 )
+from tests.system.launching import wait_until
 from tests.system.machines import Machine
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -57,7 +57,7 @@ def test_the_page_from_zero_to_a_run_that_survives_its_machines(cluster: list[Ma
     start_ray(first, STEPS[3][0])
     join(second)
     join(third)
-    until(lambda: "/6.0 CPU" in first.run(STEPS[3][2]), "Ray to show all nodes, which it does every few seconds")
+    wait_until(lambda: "/6.0 CPU" in first.run(STEPS[3][2]), "Ray to show all nodes, which it does every few seconds")
 
     # Too much for the cluster: told at once.
     asked = STEPS[4][0].replace("--actors 4", "--actors 5").replace(RUN, "runs/too-large")
@@ -96,8 +96,8 @@ def test_the_page_from_zero_to_a_run_that_survives_its_machines(cluster: list[Ma
     run.until(lambda: run.says("waiting for room", said), "the pool to be missed")
     run.goes_on()
     third.plug_in()
-    until(lambda: not third.processes("raylet/raylet"), "Ray on the machine that was cut off to end")
-    until(lambda: not pools(third), "its actors to end")
+    wait_until(lambda: not third.processes("raylet/raylet"), "Ray on the machine that was cut off to end")
+    wait_until(lambda: not pools(third), "its actors to end")
     join(third)
     run.until(lambda: run.says("every program has found room", said), "the pool to be placed again")
     run.until(lambda: len(pools(third)) == 3, "its actors to be there again")

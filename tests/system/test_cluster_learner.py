@@ -21,8 +21,8 @@ from tests.system.cluster import (
     rejoin,
     share_token,
     start_ray,
-    until,
 )
+from tests.system.launching import wait_until
 from tests.system.machines import Machine
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -72,7 +72,7 @@ def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp
     words = "the learner's checkpoints are on 10.0.0.2"
     run.until(lambda: run.says(words, said), "the run to say for what it waits")
     assert not learners(third)
-    until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
+    wait_until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
     second.boot()
     rejoin(second)
     run.until(lambda: bool(learners(second)), "the learner to be back")
@@ -83,7 +83,7 @@ def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp
     first.run(f"launcher down {RUN}")
     assert run.process.wait(60) == 0
     second.power_off()
-    until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
+    wait_until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
     assert "the checkpoints of this run are on 10.0.0.2" in refused(
         first, RESUME + SMALL_JOB + " --launcher.no-wait-for-nodes"
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import OPENSSL, Authority
-from tests.system.cluster import PAGE, SMALL_JOB, STEPS, ClusterRun, cluster_of, join, share_token, start_ray, until
+from tests.system.cluster import PAGE, SMALL_JOB, STEPS, ClusterRun, cluster_of, join, share_token, start_ray
+from tests.system.launching import wait_until
 from tests.system.machines import Machine
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -69,7 +70,7 @@ def test_a_run_over_tls_between_two_machines(cluster: list[Machine], authority: 
     share_token(first, [second])
     start_ray(first, STEPS[3][0])
     join(second)
-    until(lambda: "/4.0 CPU" in first.run(STEPS[3][2]), "Ray to show both machines")
+    wait_until(lambda: "/4.0 CPU" in first.run(STEPS[3][2]), "Ray to show both machines")
 
     # Neither answers one who speaks plainly.
     plain = second.environment | {"RAY_USE_TLS": "0"}

@@ -18,7 +18,7 @@ from tests.system.scraping import discovery_url, prometheus, samples
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         shutil.which("prometheus") is None, reason="no prometheus on the PATH (apt-get install prometheus)"
     ),

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from replay_service.connection import RedisEndpoint
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN
+from tests.system.launching import SMALL_PEN, assert_sound, launcher
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def command(*words: str, cwd: Path) -> str:
-    """Run `launcher words` to its end and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "launcher", *words], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def command(*words: object, cwd: Path) -> str:
+    """What `launcher words` prints."""
+    return launcher(*words, cwd=cwd).stdout
 
 
 def test_a_run_is_looked_at_while_it_is_up_and_when_it_is_done(start: Start, tmp_path: Path) -> None:
@@ -49,4 +43,4 @@ def test_a_run_is_looked_at_while_it_is_up_and_when_it_is_done(start: Start, tmp
     password = RedisEndpoint.load(run.run_dir / "redis" / "connection.json").password
     assert password not in page + (tmp_path / "up.html").read_text()
     assert "doctor" in page
-    assert command("doctor", directory, cwd=tmp_path).rstrip().endswith("sound")
+    assert_sound(run.run_dir)

@@ -24,9 +24,9 @@ from replay_service.keys import Keys
 from replay_service.redis_server import find_server
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
-from replay_service.trajectory_stream import StreamEntry, TrajectoryReader
 from replay_service.weights_channel import WeightsChannel
 from tests.lossy_link import LossyLink
+from tests.system.episodes import follow_episodes
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights, WaitUntil
@@ -161,7 +161,7 @@ class Drill:
     def leave_and_count(self) -> int:
         """End the actor in order and prove its experience whole; returns the steps that were sent twice."""
         self._actor.terminate()
-        assert self._actor.wait(60) == 0, self.log.read_text()
+        assert self._actor.wait(120) == 0, self.log.read_text()
         state, (ledger,) = Reports(self.client, self.keys).state_and_actors()
         counted = recount(self.client, self.keys.online, self.run.spec)
         assert (counted.bad, counted.doubled, counted.sequence_gaps, counted.missing_positions) == ([], [], [], 0)
@@ -169,24 +169,8 @@ class Drill:
         assert state.leased_steps == ledger.lease == 0
         assert (ledger.epoch, ledger.restarts) == (1, 0)  # it never had to begin anew, so it left nothing out
         assert counted.entries == ledger.next_sequence
-        self._follow_episodes()
+        assert follow_episodes(self.client, self.keys.online, self.run.spec) == {0: ledger.stored_steps}
         return state.duplicate_steps
-
-    def _follow_episodes(self) -> None:
-        """Each trajectory goes on where the one before it ended: no step that the actor took is missing."""
-        reader = TrajectoryReader(self.client, self.keys.online, self.run.spec)
-        before = None
-        while entries := list(reader.read(count=256)):
-            for entry in entries:
-                assert isinstance(entry, StreamEntry)
-                now = entry.trajectory
-                if before is not None and not (before.truncated or before.terminated):
-                    assert now.origin.episode == before.origin.episode
-                    assert now.origin.first_step == before.origin.first_step + before.num_steps
-                    assert np.array_equal(now.observations[0], before.observations[-1])
-                elif before is not None:
-                    assert (now.origin.episode, now.origin.first_step) == (before.origin.episode + 1, 0)
-                before = now
 
     def close(self) -> None:
         for process in (self._actor, self._redis):

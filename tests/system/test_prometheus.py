@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN
+from tests.system.launching import SMALL_PEN, wait_until
 from tests.system.scraping import discovery_url, fetch, prometheus, samples
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         shutil.which("prometheus") is None, reason="no prometheus on the PATH (apt-get install prometheus)"
     ),
@@ -40,17 +39,15 @@ def test_prometheus_scrapes_every_process_that_discovery_names(start: Start, tmp
     assert {group["labels"]["role"] for group in groups} == {"replay", "learner", "evaluator", "actor"}
 
     with prometheus(tmp_path, url) as address:
-        deadline = time.monotonic() + 60
-        up: dict[str, float] = {}
-        while time.monotonic() < deadline:
+
+        def up() -> dict[str, float]:
             try:
-                up = query(address, "up")
+                return query(address, "up")
             except OSError:
-                up = {}
-            if up == dict.fromkeys(PROCESSES, 1.0):
-                break
-            time.sleep(0.5)
-        assert up == dict.fromkeys(PROCESSES, 1.0)
+                return {}  # Prometheus still starts
+
+        all_up = dict.fromkeys(PROCESSES, 1.0)
+        wait_until(lambda: up() == all_up, "a scrape of every process", pause_s=0.5, told=lambda: str(up()))
         assert query(address, "awac_replay_env_steps_total")["replay"] >= 1000
         assert query(address, "awac_learner_grad_steps_total")["learner"] > 0
         stored = query(address, "awac_actor_env_steps_total")

@@ -7,7 +7,6 @@ import pty
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from fcntl import ioctl
@@ -16,13 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN
+from tests.system.launching import PATIENCE_S, SMALL_PEN, launcher, launcher_command
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "launcher", "watch", *words]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def read_terminal(master: int, wanted: str, timeout_s: float) -> str:
@@ -44,8 +39,7 @@ def test_watch_follows_a_run_and_ends_with_it(start: Start) -> None:
     run = start(*SMALL_PEN, "--num-env-steps", "100000", "--utd-ratio", "0.5")
     run.wait_until(lambda state: state.env_steps >= 600)
 
-    once = subprocess.run(command(str(run.run_dir), "--once"), capture_output=True, text=True, timeout=60)
-    assert once.returncode == 0, once.stderr
+    once = launcher("watch", run.run_dir, "--once")
     assert "fine-tuning online" in once.stdout
     assert "2 of 2 alive" in once.stdout
     assert "\x1b" not in once.stdout
@@ -54,14 +48,15 @@ def test_watch_follows_a_run_and_ends_with_it(start: Start) -> None:
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     live = subprocess.Popen(
-        command(str(run.run_dir)), stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm"}
-    )
+        launcher_command("watch", run.run_dir), stdin=slave, stdout=slave, stderr=slave,
+        env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
     os.close(slave)
-    shown = read_terminal(master, "of 100,000 env steps", 60)
+    shown = read_terminal(master, "of 100,000 env steps", PATIENCE_S)
     assert "utd ratio" in shown
     assert "steps/s" in shown
     live.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while live.poll() is None and time.monotonic() < deadline:
         read_terminal(master, "nothing prints this", 0.2)  # who does not read holds up who writes
     assert live.poll() == 0
@@ -69,21 +64,21 @@ def test_watch_follows_a_run_and_ends_with_it(start: Start) -> None:
     assert run.process.poll() is None
 
     # In a pipe it writes plain lines, and ends with the run.
-    piped = subprocess.Popen(command(str(run.run_dir)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(2.0)
+    piped = subprocess.Popen(
+        launcher_command("watch", run.run_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert piped.stdout is not None
+    while "fine-tuning online" not in (line := piped.stdout.readline()):
+        assert line, f"watch ended: {piped.communicate()[1]}"
     os.kill(run.process.pid, signal.SIGINT)
-    out, err = piped.communicate(timeout=90)
+    out, err = piped.communicate(timeout=PATIENCE_S)
     assert piped.returncode == 0, err
-    assert "fine-tuning online" in out
     assert out.splitlines()[-1] == f"{run.run_dir} is down"
-    assert run.wait(60) == 0
+    assert run.wait() == 0
 
-    after = subprocess.run(command(str(run.run_dir)), capture_output=True, text=True, timeout=60)
-    assert after.returncode == 2
+    after = launcher("watch", run.run_dir, code=2)
     assert "is not running; `launcher status" in after.stderr
 
 
 def test_watch_of_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    refused = subprocess.run(command(str(tmp_path)), capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 2
-    assert "holds no run" in refused.stderr
+    assert "holds no run" in launcher("watch", tmp_path, code=2).stderr
