@@ -24,7 +24,7 @@ from actors.policy import NumpyPolicy
 from actors.recording import load_policy
 from replay_service.config import require_at_least
 from replay_service.errors import ConfigError
-from replay_service.process import configure_logging, run_role
+from replay_service.process import configure_logging, die_with_launcher, run_role
 
 Frame = npt.NDArray[np.uint8]
 """(height, width, 3), red, green, blue."""
@@ -156,6 +156,7 @@ def main() -> int:
     parser.add_argument("--max-episode-steps", type=int, default=0, help="0: the environment's own")
     parser.add_argument("--output", type=Path, required=True, help="MP4 to write")
     arguments = parser.parse_args()
+    die_with_launcher()
     configure_logging("filming")
     require_at_least("--episodes", arguments.episodes, 1)
     policy = load_policy(arguments.policy)

@@ -30,7 +30,7 @@ from replay_service.config import require_at_least, require_below_one
 from replay_service.datasets import DatasetCard, Episode, check_minari_name, write_minari, write_npz
 from replay_service.errors import ConfigError, DatasetError, WireError
 from replay_service.experience import FloatArray
-from replay_service.process import configure_logging, run_role
+from replay_service.process import configure_logging, die_with_launcher, run_role
 
 _PROGRESS_EVERY_EPISODES = 50
 
@@ -174,6 +174,7 @@ def main() -> int:
     parser.add_argument("--provenance", default="{}", help="JSON object that is stored in the dataset")
     parser.add_argument("--output", type=Path, help="dataset to write: record a .npz, rollout a Minari directory")
     arguments = parser.parse_args()
+    die_with_launcher()
     configure_logging("recording")
     require_at_least("--episodes", arguments.episodes, 1)
     require_at_least("--noise-std", arguments.noise_std, 0.0)

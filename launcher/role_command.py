@@ -1,6 +1,7 @@
 """Run commands of another package to their end: cloning needs torch, recording an environment, the launcher neither.
 
-No such process outlives the command that started it: an error, Ctrl-C and SIGTERM end it first.
+No such process outlives the command that started it: an error, Ctrl-C and SIGTERM end it first, and behind a SIGKILL
+the kernel does, for modules that call `die_with_launcher`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Never
 
 from replay_service.errors import USER_ERROR_EXIT_CODE, AwacError, UserError
+from replay_service.process import PARENT_VARIABLE
 
 _POLL_S = 0.1
 """Longest wait without a look for signals: one that comes just before a wait begins does not cut it short."""
@@ -58,11 +60,10 @@ def run_module(
     if given_up is not None and given_up.is_set():
         raise _GivenUp
     command = [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
+    variables = {**os.environ, **(environment or {}), PARENT_VARIABLE: str(os.getpid())}
     with (
         _sigterm_as_exception(),
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
-        ) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process,
     ):
         try:
             printed = _communicate(process, given_up)

@@ -21,6 +21,8 @@ from replay_service.errors import ConfigError, RunDirectoryError
 
 _SCALE_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 120.0
+"""Beside what a run gives each of its roles for an orderly end."""
+_ROLES = 4
 _POLL_S = 0.2
 
 
@@ -190,9 +192,14 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
     store.request_actors(actors)
     print(f"from {before.actors} to {actors} actors ...", flush=True)
     deadline = time.monotonic() + _SCALE_TIMEOUT_S
-    while store.read().actors != actors:
+    while (now := store.read()).actors != actors:
         if directory.holder() is None:
             raise RunDirectoryError(f"{directory.path} ended meanwhile")
+        if now.actors_wanted != actors:
+            raise RunDirectoryError(
+                f"the launcher stays at {now.actors} actors, or was asked for another number meanwhile; its log: "
+                f"{directory.logs / 'launcher.log'}"
+            )
         if time.monotonic() > deadline:
             raise RunDirectoryError(
                 f"the launcher has not followed in {_SCALE_TIMEOUT_S:.0f} s; its log: {directory.logs / 'launcher.log'}"
@@ -210,8 +217,9 @@ def down(run: Path | None = None, /) -> int:
     run
         The run directory. Default: the run that was started last in this folder.
     """
+    from launcher.experiment import LauncherConfig
     from launcher.run_directory import find_run
-    from replay_service.config_file import load_run_config
+    from replay_service.config_file import load_role_config, load_run_config
     from replay_service.connection import RedisEndpoint, connect
     from replay_service.keys import Keys
     from replay_service.run_state import RunStateStore
@@ -238,11 +246,14 @@ def down(run: Path | None = None, /) -> int:
         print(f"asking by signal, because Redis cannot be asked ({error})", file=sys.stderr)
         _terminate(directory.path, int(str(holder["pid"])))
     print(f"stopping {directory.path} ...")
-    deadline = time.monotonic() + _DOWN_TIMEOUT_S
+    # One role after the other is stopped, and each may use all of its time, as while Redis does not answer.
+    grace_s = load_role_config(directory.config, "launcher", LauncherConfig).stop_grace_s
+    timeout_s = _DOWN_TIMEOUT_S + _ROLES * grace_s
+    deadline = time.monotonic() + timeout_s
     while directory.holder() is not None:
         if time.monotonic() > deadline:
             raise RunDirectoryError(
-                f"{directory.path} is still held by process {holder.get('pid')} after {_DOWN_TIMEOUT_S:.0f} s; "
+                f"{directory.path} is still held by process {holder.get('pid')} after {timeout_s:.0f} s; "
                 f"see {directory.logs / 'launcher.log'}"
             )
         time.sleep(_POLL_S)

@@ -26,7 +26,7 @@ from replay_service.datasets import OfflineDataset, load_dataset
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
 from replay_service.policy_weights import PolicySpec, PolicyWeights
-from replay_service.process import configure_logging, run_role
+from replay_service.process import configure_logging, die_with_launcher, run_role
 from replay_service.tasks import TASKS
 
 _REPORT_EVERY_STEPS = 1_000
@@ -95,6 +95,7 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="policy file to write; its folder is made")
     arguments = parser.parse_args()
+    die_with_launcher()
     configure_logging("behaviour-cloning")
     # For batches of a few hundred rows a second thread gains next to nothing, and beside another busy process two
     # wait for each other at every operation: on two cores they took 14 steps a second where one takes 100.

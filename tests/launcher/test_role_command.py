@@ -15,6 +15,8 @@ from tests.conftest import WaitUntil
 
 STEP = """
 import pathlib, signal, sys, time
+from replay_service.process import die_with_launcher
+die_with_launcher()
 folder, name, what = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 (folder / f"{name}.began").touch()
 def wait_for(*names):
@@ -92,7 +94,7 @@ def running(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_signal_to_who_started_them_ends_them(
     folder: Path, number: signal.Signals, beside: bool, wait_until: WaitUntil
@@ -112,9 +114,12 @@ def test_a_signal_to_who_started_them_ends_them(
     try:
         wait_until(lambda: names(folder, "hangs") == expected, "the processes to begin")
         starter.send_signal(number)
-        assert starter.wait(120) == (143 if number == signal.SIGTERM else -signal.SIGINT)
-        assert (folder / "cleared").exists()
-        assert running(folder) == []
+        assert starter.wait(120) == (143 if number == signal.SIGTERM else -number)
+        if number == signal.SIGKILL:
+            wait_until(lambda: running(folder) == [], "the kernel to end them")
+        else:
+            assert running(folder) == []
+        assert (folder / "cleared").exists() is (number != signal.SIGKILL)
         assert names(folder, "began") == expected
     finally:
         starter.kill()

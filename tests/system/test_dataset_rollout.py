@@ -86,7 +86,10 @@ def children(pid: int) -> dict[int, str]:
     return found
 
 
-def test_a_launcher_that_is_told_to_end_leaves_no_process_and_no_file(tmp_path: Path, wait_until: WaitUntil) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_launcher_that_ends_leaves_no_process_and_where_it_can_no_file(
+    number: signal.Signals, tmp_path: Path, wait_until: WaitUntil
+) -> None:
     (tmp_path / "temporary").mkdir()
     words = ("--source", shipped_path("pen"), "--output", "pen-bc-v0", "--bc-steps", 100_000_000)
     running = subprocess.Popen(
@@ -100,12 +103,15 @@ def test_a_launcher_that_is_told_to_end_leaves_no_process_and_no_file(tmp_path: 
             "as many policies to be cloned as there are cores",
         )
         started = children(running.pid)
-        running.send_signal(signal.SIGTERM)
+        running.send_signal(number)
         _out, err = running.communicate(timeout=120)
     finally:
         running.kill()
         running.wait()
-    assert running.returncode == 128 + signal.SIGTERM, err
     assert "Traceback" not in err
+    if number == signal.SIGKILL:
+        wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in started), "the kernel to end them")
+        return
+    assert running.returncode == 128 + signal.SIGTERM, err
     assert [child for child in started if Path(f"/proc/{child}").exists()] == []
     assert list(tmp_path.rglob("*")) == [tmp_path / "temporary"]
