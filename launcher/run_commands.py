@@ -17,7 +17,7 @@ from cyclopts import App
 from rich.console import Console
 
 from replay_service.config import require_at_least
-from replay_service.errors import ConfigError, RunDirectoryError
+from replay_service.errors import ConfigError, RunDirectoryError, UserError
 
 _SCALE_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 120.0
@@ -230,6 +230,12 @@ def down(run: Path | None = None, /) -> int:
         print(f"{directory.path} is not running")
         return 0
     try:
+        grace_s = load_role_config(directory.config, "launcher", LauncherConfig).stop_grace_s
+    except UserError:  # a launcher of another version, or one that has not written it yet
+        grace_s = LauncherConfig().stop_grace_s
+    # One role after the other is stopped, and each may use all of its time, as while Redis does not answer.
+    timeout_s = _DOWN_TIMEOUT_S + _ROLES * grace_s
+    try:
         if not directory.ready.exists():
             raise RunDirectoryError("it is still starting")  # and would forget what it is asked through Redis
         client = connect(RedisEndpoint.load(directory.connection), reply_timeout_s=5.0)
@@ -246,9 +252,6 @@ def down(run: Path | None = None, /) -> int:
         print(f"asking by signal, because Redis cannot be asked ({error})", file=sys.stderr)
         _terminate(directory.path, int(str(holder["pid"])))
     print(f"stopping {directory.path} ...")
-    # One role after the other is stopped, and each may use all of its time, as while Redis does not answer.
-    grace_s = load_role_config(directory.config, "launcher", LauncherConfig).stop_grace_s
-    timeout_s = _DOWN_TIMEOUT_S + _ROLES * grace_s
     deadline = time.monotonic() + timeout_s
     while directory.holder() is not None:
         if time.monotonic() > deadline:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launcher.overwritten_run import delete_from_redis
 from launcher.run_directory import Prepared, forget_latest, linked_run, remember_latest
+from replay_service.errors import UserError
 
 
 class RunStart:
@@ -51,12 +52,14 @@ class RunStart:
             self._restore_latest()
         return taken_back
 
-    def failed(self, *, roles_may_live: bool) -> bool:
+    def failed(self, error: BaseException, *, roles_may_live: bool) -> bool:
         """The run has ended by an error; returns whether it is taken back, because nothing of it was in Redis yet.
 
-        Of a run that is resumed, only the settings of this start are.
+        Of a run that is resumed, only the settings of this start are. A run that stays is the latest one, unless it was
+        refused: then whoever names no run means the one before.
 
         Args:
+            error: what ended it; a log that it names is to be read, and stays.
             roles_may_live: its roles were not stopped in order, and may still write into the directory.
         """
         if self._has_begun:
@@ -64,11 +67,12 @@ class RunStart:
         taken_back = False
         if self._prepared.resumes:
             self._restore_config()
-        elif roles_may_live:
+        elif roles_may_live or str(self._prepared.run.logs) in str(error):
             self._name_kept()
         else:
             taken_back = self._take_back()
-        self._restore_latest()
+        if taken_back or (isinstance(error, UserError) and not roles_may_live):
+            self._restore_latest()
         return taken_back
 
     def _take_back(self) -> bool:
@@ -107,6 +111,8 @@ class RunStart:
             _warn(f"{self._prepared.run.config} keeps the settings that were asked for now: {error.strerror}")
 
     def _restore_latest(self) -> None:
+        if linked_run() not in (None, self._prepared.run.path.resolve()):
+            return  # another run was started meanwhile
         try:
             forget_latest(self._latest)
         except OSError as error:

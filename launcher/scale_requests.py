@@ -44,6 +44,7 @@ class ScaleRequests:
         self._directory = directory
         self._link = link
         self._say = say
+        self._refused: int | None = None
         self._scaling = ActorScaling(
             config, directory, programs, supervisor, pool_size=pool_size, reserve=reserve, changed=self._adopt
         )
@@ -54,6 +55,8 @@ class ScaleRequests:
     def follow(self, state: RunState) -> None:
         """Do what is asked for in a reading of the run, and let Redis know what has been done."""
         wanted = state.actors_wanted
+        if wanted != self._refused:
+            self._refused = None
         if wanted not in (0, self._scaling.actors):
             self._scale(wanted)
         elif state.actors != self._scaling.actors:
@@ -65,10 +68,12 @@ class ScaleRequests:
         try:
             self._directory.write_config(asked.to_toml())
         except OSError as error:
-            self._say(
-                f"still {before} actors: {self._directory.config} cannot be written ({error.strerror}), and a resume "
-                f"would not know of {wanted}"
-            )
+            if wanted != self._refused:
+                self._say(
+                    f"still {before} actors: {self._directory.config} cannot be written ({error.strerror}), and a "
+                    f"resume would not know of {wanted}"
+                )
+            self._refused = wanted  # asked for until Redis, perhaps on the same disk, takes the number back
             self._link.try_to(lambda: self._link.state.request_actors(before))
             return
         self._say(f"from {before} to {wanted} actors ...")

@@ -121,7 +121,7 @@ def _prepare_and_run(
         except RunDirectoryInUse:
             raise  # it is another launcher's
         except BaseException as error:
-            is_taken_back = start.failed(roles_may_live=run is not None and run.roles_may_live)
+            is_taken_back = start.failed(error, roles_may_live=run is not None and run.roles_may_live)
             if run is None and isinstance(error, OSError):
                 raise RunDirectoryError(f"cannot write the run directory {directory.path}: {error.strerror}") from error
             if run is None or isinstance(error, UserError) or not isinstance(error, AwacError):

@@ -11,7 +11,11 @@ import pytest
 from launcher import run_directory
 from launcher.run_directory import RestartBehavior, RunDirectory, prepare
 from launcher.run_start import RunStart
+from launcher.supervisor import RunFailed
+from replay_service.errors import RunDirectoryError
 from tests.faults import fill, small_disk
+
+REFUSED = RunDirectoryError("refused")
 
 
 def make_run(path: Path) -> RunDirectory:
@@ -44,7 +48,7 @@ def test_a_run_whose_successor_comes_to_nothing_has_its_place_again(
 ) -> None:
     run = make_run(tmp_path / "run")
     start = begin(run.path, behavior)
-    assert start.failed(roles_may_live=False) if end == "failed" else start.stopped()
+    assert start.failed(REFUSED, roles_may_live=False) if end == "failed" else start.stopped()
     assert run.config.read_text() == "env = 'pen'\n"
     assert (run.path / "evaluations.csv").exists()
     assert names(tmp_path) == ["run"]
@@ -57,7 +61,7 @@ def test_a_run_that_has_data_stays_and_the_one_before_it_is_named(
     run = make_run(tmp_path / "run")
     start = begin(run.path, "overwrite")
     run.opening.touch()
-    assert not (start.failed(roles_may_live=False) if end == "failed" else start.stopped())
+    assert not (start.failed(REFUSED, roles_may_live=False) if end == "failed" else start.stopped())
     assert run.config.read_text() == "env = 'door'\n"
     assert (tmp_path / "run.1" / "evaluations.csv").exists()
     told = f"the run that was in {run.path} before is kept, whole, as {tmp_path / 'run.1'}\n"
@@ -66,10 +70,44 @@ def test_a_run_that_has_data_stays_and_the_one_before_it_is_named(
 
 def test_what_roles_may_still_write_to_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run")
-    assert not begin(run.path, "overwrite").failed(roles_may_live=True)
+    assert not begin(run.path, "overwrite").failed(REFUSED, roles_may_live=True)
     assert names(tmp_path) == ["run", "run.1"]
     assert run.connection.exists()
     assert f"is kept, whole, as {tmp_path / 'run.1'}" in capsys.readouterr().err
+
+
+def test_a_log_that_the_error_names_stays_to_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run")
+    start = begin(run.path, "overwrite")
+    log = run.logs / "replay.log"
+    log.write_text("Traceback")
+    assert not start.failed(RunFailed(f"replay ended again and again; its log is {log}"), roles_may_live=False)
+    assert log.read_text() == "Traceback"
+    assert f"is kept, whole, as {tmp_path / 'run.1'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), REFUSED, RunFailed("its log is {logs}/replay.log")])
+def test_a_run_that_stays_is_the_latest_whatever_else_ended_it(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    earlier = make_run(Path("runs/earlier"))
+    run_directory.remember_latest(earlier.path)
+    start, run = begin(Path("runs/new"), None), RunDirectory(Path("runs/new"))
+    crash = isinstance(error, RunFailed)
+    end = RunFailed(str(error).format(logs=run.logs)) if crash else error
+    assert not start.failed(end, roles_may_live=not crash)
+    assert run_directory.find_run(None).path == run.path.resolve()
+
+
+def test_a_run_that_was_started_meanwhile_stays_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_directory.remember_latest(make_run(Path("runs/earlier")).path)
+    start = begin(Path("runs/refused"), None)
+    other = make_run(Path("runs/other"))
+    run_directory.remember_latest(other.path)
+    assert start.failed(REFUSED, roles_may_live=False)
+    assert run_directory.find_run(None).path == other.path.resolve()
 
 
 def test_a_run_that_has_begun_is_not_taken_back_and_the_one_that_it_overwrites_is_gone(tmp_path: Path) -> None:
@@ -77,7 +115,7 @@ def test_a_run_that_has_begun_is_not_taken_back_and_the_one_that_it_overwrites_i
     start = begin(run.path, "overwrite")
     assert (tmp_path / "run.1").exists()
     start.begun()
-    assert not start.failed(roles_may_live=False)
+    assert not start.failed(REFUSED, roles_may_live=False)
     assert not start.stopped()
     assert run.config.read_text() == "env = 'door'\n"
     assert names(tmp_path) == ["run"]
@@ -89,7 +127,7 @@ def test_a_new_run_leaves_no_directory_and_the_latest_run_where_it_was(
     monkeypatch.chdir(tmp_path)
     earlier = make_run(Path("runs/earlier"))
     run_directory.remember_latest(earlier.path)
-    assert begin(Path("runs/refused"), None).failed(roles_may_live=False)
+    assert begin(Path("runs/refused"), None).failed(REFUSED, roles_may_live=False)
     assert names(Path("runs")) == ["earlier", "latest"]
     assert run_directory.find_run(None).path == earlier.path.resolve()
 
@@ -102,7 +140,7 @@ def test_a_run_that_is_refused_when_it_has_data_is_not_the_latest(
     run_directory.remember_latest(earlier.path)
     start = begin(Path("runs/refused"), None)
     RunDirectory(Path("runs/refused")).opening.touch()
-    assert not start.failed(roles_may_live=False)
+    assert not start.failed(REFUSED, roles_may_live=False)
     assert RunDirectory(Path("runs/refused")).holds_run
     assert run_directory.find_run(None).path == earlier.path.resolve()
 
@@ -111,7 +149,7 @@ def test_a_resume_that_fails_keeps_the_settings_and_the_data_of_before(tmp_path:
     run = make_run(tmp_path / "run")
     start = begin(run.path, "resume")
     assert run.config.read_text() == "env = 'door'\n"
-    assert not start.failed(roles_may_live=False)
+    assert not start.failed(REFUSED, roles_may_live=False)
     assert run.config.read_text() == "env = 'pen'\n"
     assert run.connection.exists()
 
@@ -126,7 +164,7 @@ def test_a_folder_that_a_user_made_and_what_else_is_in_it_stay(tmp_path: Path) -
     (tmp_path / "mine").mkdir()
     start = begin(tmp_path / "mine", None)
     (tmp_path / "mine" / "notes.txt").write_text("x")
-    assert start.failed(roles_may_live=False)
+    assert start.failed(REFUSED, roles_may_live=False)
     assert names(tmp_path / "mine") == ["notes.txt"]
 
 
@@ -136,7 +174,7 @@ def test_what_somebody_put_there_meanwhile_stays_and_the_run_before_is_named(
     run = make_run(tmp_path / "run")
     start = begin(run.path, "restart")
     (run.path / "notes.txt").write_text("x")
-    assert start.failed(roles_may_live=False)
+    assert start.failed(REFUSED, roles_may_live=False)
     assert names(run.path) == ["notes.txt"]
     told = capsys.readouterr().err
     assert f"cannot clear {run.path}: Directory not empty" in told

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -131,6 +132,19 @@ class TestDown:
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
         monkeypatch.setattr(run_commands, "_DOWN_TIMEOUT_S", 0.3)
+        with run.held():
+            assert "is still held by process" in refusal(capsys, "down", str(run.path))
+        assert state.read().stop_requested == "launcher down"
+
+    def test_settings_of_another_version_do_not_keep_it_from_asking_and_waiting(
+        self, run: RunDirectory, state: RunStateStore, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(run_commands, "_DOWN_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(run_commands, "_ROLES", 0)
+        table = tomllib.loads(run.config.read_text(encoding="utf-8"))["launcher"]
+        assert "stop_grace_s" in table
+        run.config.write_text(run.config.read_text(encoding="utf-8").replace("[launcher]", "[launcher]\nlater = 1"))
         with run.held():
             assert "is still held by process" in refusal(capsys, "down", str(run.path))
         assert state.read().stop_requested == "launcher down"
