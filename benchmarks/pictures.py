@@ -33,6 +33,7 @@ class Picture:
 
 PICTURES = {
     "strong.png": Picture(("strong.csv",), references="behaviour-cloning.csv"),
+    "actors.png": Picture(("actors.csv",)),
     "strong-without.png": Picture(("strong-without.csv",)),
     "strong-on.png": Picture(("strong-on.csv",)),
     "strong-on-changed.png": Picture(
