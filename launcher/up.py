@@ -28,7 +28,7 @@ from launcher.snapshot import Snapshot
 from launcher.supervisor import RunFailed, Supervisor
 from launcher.wording import duration
 from replay_service import wandb_run
-from replay_service.access import Role, role_endpoint
+from replay_service.access import role_endpoint
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.connection import (
     PASSWORD_VARIABLE,
@@ -299,8 +299,6 @@ class Run:
         while self._interrupts.count == 0:
             supervisor.tend()
             room.look()
-            if any(program.role is Role.LEARNER for program in supervisor.waiting):
-                self._up()  # for hours perhaps, until another run leaves its GPU
             snapshot = self._link.read() if self._link is not None else None
             if snapshot is None:
                 display.warn(_REDIS_GONE_NOTICE)
