@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from launcher.experiment import ExperimentConfig
 from replay_service.config import AUTO_ACTORS
 from replay_service.errors import ConfigError
+from replay_service.process import available_cores
 
 FEWEST_ACTORS = 2
 """One of them may crash and be replaced while the other feeds the learner."""
@@ -87,7 +87,7 @@ def with_measured_actors(resolved: ExperimentConfig) -> tuple[ExperimentConfig, 
         # One after the other: each shall have the machine to itself.
         actor = _calibrate("actors.calibration", "--config", str(config))
         learner = _calibrate("learner.calibration", "--config", str(config), "--device", resolved.launcher.device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     actors, reason = choose(actor, learner, utd_ratio=resolved.run.utd_ratio, cores=cores)
     return replace(resolved, run=replace(resolved.run, actors=actors)), reason
 

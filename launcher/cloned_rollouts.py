@@ -7,7 +7,6 @@ exploring and 1,000 deterministic steps of each: 100,000 transitions, half of th
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from replay_service.config import require_at_least
 from replay_service.datasets import check_minari_name, load_dataset
 from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
+from replay_service.process import available_cores
 from replay_service.tasks import TASKS, find_task
 
 _BATCH_SIZE = 128
@@ -63,7 +63,7 @@ def make_cloned_rollouts(
                  "--output", path)
                 for index, path in enumerate(cloned)
             ],
-            at_once=min(policies, len(os.sched_getaffinity(0))),  # one thread each is all that so small networks use
+            at_once=min(policies, available_cores()),  # one thread each is all that so small networks use
             ended=lambda count: print(f"cloned policy {count} of {policies}", flush=True),
         )  # fmt: skip
         provenance = {

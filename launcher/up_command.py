@@ -90,6 +90,7 @@ def _prepare_and_run(
     """Run an experiment in its directory, which is held for as long; returns the exit code."""
     from launcher.detached import detach
     from launcher.experiment import refuse_changes
+    from launcher.former_settings import RESUMED
     from launcher.run_directory import RunDirectoryInUse, prepare
     from launcher.run_settings import changed_settings
     from launcher.run_start import RunStart
@@ -106,7 +107,7 @@ def _prepare_and_run(
                 refuse_changes(_saved(directory.config), resolved)
                 changes = changed_settings(directory.config, resolved)
                 if changes:
-                    print(f"resumed with other settings than before: {changes}", file=sys.stderr)
+                    print(f"{RESUMED}{changes}", file=sys.stderr)
             start.write(resolved.to_toml())
             if wants_detaching:
                 waiting = detach(directory)
@@ -115,7 +116,7 @@ def _prepare_and_run(
                 tell_waiting = waiting.tell
             _log_to(directory.logs / "launcher.log")
             if changes:
-                logging.getLogger(__name__).warning("resumed with other settings than before: %s", changes)
+                logging.getLogger(__name__).warning("%s%s", RESUMED, changes)
             run = Run(resolved, directory, UnfailingConsole(), begun=start.begun, up=tell_waiting)
             status = run.execute()
         except RunDirectoryInUse:

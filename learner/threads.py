@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from learner.config import LearnerConfig
 from learner.lanes import FEWEST_ROWS, Lanes
+from replay_service.process import available_cores
 
 _ONE_THREAD_BATCH = 512
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(config: LearnerConfig) -> int:

@@ -123,6 +123,11 @@ def _watch_parent(parent: int) -> None:
     os._exit(1)
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def configure_logging(role: str, log_path: Path | None = None) -> None:
     """Send this process's log to a file, or to stderr: one line a change of state."""
     handler: logging.Handler

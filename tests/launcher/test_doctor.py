@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import up_command
 from launcher.doctor import Finding, checkpoint_finding, examine
 from launcher.former_settings import RESUMED
 from launcher.learner_node import NotedNode
@@ -170,10 +168,6 @@ def log_resume(checkpoints: Path, **settings: tuple[int, int]) -> None:
 def text_of(findings: list[Finding], beginning: str) -> str:
     (found,) = [str(finding) for finding in findings if finding.text.startswith(beginning)]
     return found
-
-
-def test_a_resume_writes_what_former_settings_are_read_from() -> None:
-    assert f'"{RESUMED}%s"' in inspect.getsource(up_command)
 
 
 def test_a_run_that_was_resumed_with_a_smaller_budget_is_sound(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from learner.config import PRESETS, LearnerConfig
-from learner.threads import available_cores, threads_for
+from learner.threads import threads_for
 from replay_service.errors import ConfigError
+from replay_service.process import available_cores
 
 DOCUMENTED: dict[str, dict[str, Any]] = {
     "published": {},
