@@ -63,9 +63,10 @@ class Learner:
             return False
         session.checkpoints.prepare()
         patience.until_answered(lambda: check_spec(session.client, session.keys, run.spec, who="the learner"))
-        patience.until_answered(lambda: session.run_state.publish_endpoint(PROCESS_NAME, address))
         progress = restore(session)
         experience = fill_mirror(session, progress, seeded)
+        # From here on the launcher takes the run for begun, and deletes the one that it overwrites.
+        patience.until_answered(lambda: session.run_state.publish_endpoint(PROCESS_NAME, address))
         phases = Phases(session, progress, experience)
         if progress.phase in (Phase.SEEDING, Phase.PRETRAINING):
             phases.pretrain()

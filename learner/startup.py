@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
+import torch
+
 from learner.checkpoint import Progress
 from learner.ingestion import Ingestion
 from learner.mirror import ReplayMirror
@@ -12,7 +14,7 @@ from learner.session import Session
 from learner.turn_taking import refuse_missing_steps
 from learner.update import fit_observation_scale
 from replay_service.disk_space import wait_for_space
-from replay_service.errors import CheckpointError
+from replay_service.errors import CheckpointError, ConfigError
 from replay_service.run_state import Phase, RunState
 from replay_service.seeding import SeedInfo, seed_info
 from replay_service.trajectory_stream import TrajectoryReader
@@ -98,16 +100,10 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
         DatasetError: a seed message does not fit the run.
         AwacError: in lock-step, the stream has lost turns that the checkpoint had taken in.
         LockstepBroken: in lock-step, a turn is damaged.
+        ConfigError: the device has no room for the transitions that the run may hold.
     """
     run, config, stop, patience = session.run, session.config, session.stop, session.patience
-    mirror = ReplayMirror(
-        observation_dim=run.spec.observation_dim,
-        action_dim=run.spec.action_dim,
-        seed_steps=seeded.steps,
-        capacity=run.replay.capacity,
-        evict_seed=run.replay.evict_seed,
-        device=session.device,
-    )
+    mirror = _empty_mirror(session, seeded.steps)
     ingestion = Ingestion(
         run,
         config,
@@ -129,6 +125,25 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
     _prove_resume(session, progress)
     _log.info("mirror holds %d seed and %d online transitions", mirror.seed_size, mirror.online_size)
     return Experience(mirror, ingestion)
+
+
+def _empty_mirror(session: Session, seed_steps: int) -> ReplayMirror:
+    spec, replay = session.run.spec, session.run.replay
+    try:
+        return ReplayMirror(
+            observation_dim=spec.observation_dim,
+            action_dim=spec.action_dim,
+            seed_steps=seed_steps,
+            capacity=replay.capacity,
+            evict_seed=replay.evict_seed,
+            device=session.device,
+        )
+    # NumPy's two, for more than there is and for more than can be addressed, and CUDA's.
+    except (MemoryError, ValueError, torch.OutOfMemoryError) as error:
+        raise ConfigError(
+            f"replay.capacity {replay.capacity:,}: {session.device} has no room for as many transitions and the "
+            f"{seed_steps:,} of the offline data ({error}); give a smaller --replay.capacity"
+        ) from error
 
 
 def _publish(session: Session, progress: Progress, *, for_evaluation: bool) -> None:
