@@ -171,6 +171,7 @@ def main() -> int:
     )
     parser.add_argument("--lag", type=float, default=0.0, help="record: how much of the last action is in the next")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-episode-steps", type=int, default=0, help="0: the environment's own")
     parser.add_argument("--provenance", default="{}", help="JSON object that is stored in the dataset")
     parser.add_argument("--output", type=Path, help="dataset to write: record a .npz, rollout a Minari directory")
     arguments = parser.parse_args()
@@ -185,7 +186,7 @@ def main() -> int:
         raise ConfigError(f"{arguments.verb}: expected one --policy, got {len(arguments.policy)}")
     if arguments.verb != "evaluate" and arguments.output is None:
         raise ConfigError(f"{arguments.verb}: expected --output, got none")
-    environment = make_environment(arguments.env)
+    environment = make_environment(arguments.env, max_episode_steps=arguments.max_episode_steps)
     policies = [load_policy(path) for path in arguments.policy]
     if arguments.verb == "evaluate":
         score = evaluate(environment, policies[0], episodes=arguments.episodes, first_seed=arguments.seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from launcher.learning_curves import EvaluationRow, make_curves, read_evaluations
 from launcher.plot import Reference, draw_curves
@@ -28,7 +29,7 @@ class Picture:
     groups: tuple[str, ...] | None = None
     """Those that are shown, in this order; None: all."""
     references: str | None = None
-    """CSV file of policies without an env step, one a panel, each a horizontal line."""
+    """CSV file of policies without an env step, one preset: their mean is a horizontal line a panel."""
 
 
 PICTURES = {
@@ -79,7 +80,11 @@ def draw(name: str, folder: Path) -> Path:
 
 
 def _references(rows: Sequence[EvaluationRow]) -> list[Reference]:
-    return [Reference(f"{row.preset}, no env steps", row.success_final or 0.0, row.env) for row in rows]
+    return [
+        Reference(f"{of_env[0].preset}, no env steps", fmean(row.success_final or 0.0 for row in of_env), of_env[0].env)
+        for of_env in ([row for row in rows if row.env == env] for env in _PANELS)
+        if of_env
+    ]
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from cyclopts.config import Dict, Env
 
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
 from launcher.up_command import UpOptions
-from replay_service.config import AUTO_ACTORS
+from learner.config import PRESETS
+from replay_service.config import AUTO_ACTORS, RunConfig
 from replay_service.config_file import read_toml
 
 _ENVIRONMENT_PREFIX = "AWAC_"
@@ -62,7 +64,12 @@ def set_layers(app: App, arguments: list[str]) -> None:
     options, _experiment = _parse_up(app, arguments)
     layers: list[Any] = [environment]
     if options.config is not None:
-        layers.append(_layer(read_toml(options.config), str(options.config)))
+        table = read_toml(options.config)
+        if _is_of_a_run(table):
+            app.config = (environment, _layer(table, str(options.config)))
+            _options, wanted = _parse_up(app, arguments)
+            table = as_another_run(table, wanted.run)
+        layers.append(_layer(table, str(options.config)))
     saved = _file_to_resume(options)
     if saved is not None:
         layers.append(_layer(read_toml(saved), str(saved)))
@@ -71,6 +78,42 @@ def set_layers(app: App, arguments: list[str]) -> None:
     name = preset_name(experiment.run)
     layers.append(_layer(preset_layer(name), f"preset {name}"))
     app.config = tuple(layers)
+
+
+def _is_of_a_run(table: dict[str, Any]) -> bool:
+    """Whether a configuration is a run's own `config.toml`, in which every setting stands, chosen or not."""
+    return bool(table.get("run_id")) and bool(table.get("environment", {}).get("observation_dim"))
+
+
+def as_another_run(table: dict[str, Any], wanted: RunConfig) -> dict[str, Any]:
+    """A run's own configuration as that of a new run, which has another name and may have another task or preset.
+
+    Args:
+        table: of the run's `config.toml`.
+        wanted: names the task and the preset that were asked for, the file's where nothing else was.
+
+    Returns:
+        The table without the run's name; without the shape of an environment that is not wanted; and, where another
+        preset is wanted, without what the run had from its own, which would hide the other's.
+    """
+    kept = {key: value for key, value in table.items() if key != "run_id"}
+    if wanted.env != table.get("env"):
+        del kept["environment"]
+    own = table.get("preset")
+    if own in PRESETS and wanted.preset != own:
+        kept = {**_chosen(kept, tomllib.loads(ExperimentConfig().to_toml()), preset_layer(own)), "preset": own}
+    return kept
+
+
+def _chosen(table: dict[str, Any], defaults: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]:
+    """What neither the preset nor the defaults gave."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found[key] = _chosen(value, defaults.get(key, {}), preset.get(key, {}))
+        elif value != preset.get(key, defaults.get(key)):
+            found[key] = value
+    return found
 
 
 def _parse_up(app: App, arguments: list[str]) -> tuple[UpOptions, ExperimentConfig]:

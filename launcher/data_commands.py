@@ -26,6 +26,7 @@ _FILMED_EPISODES = 3
 def add_data_commands(app: App) -> None:
     """Register this module's commands."""
     app.command(plot)
+    app.command(evaluate, name="eval")
     app.command(video)
     app.command(export)
     app.command(report)
@@ -187,6 +188,46 @@ def replay_export(
     return 0
 
 
+def evaluate(
+    run: Path | None = None,
+    /,
+    *,
+    version: int | None = None,
+    episodes: int = 200,
+    first_seed: int = 2_000_000,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Judge a policy on starts that nobody has played, of a run that is up or has stopped.
+
+    The mean action is played, as by the evaluator, whose episodes always have the same starts.
+
+    Parameters
+    ----------
+    run
+        The run directory. Default: the run that was started last in this folder.
+    version
+        Policy version. Default: the newest that was evaluated. A run keeps the newest 64 evaluated versions, and the
+        newest of all.
+    episodes
+        How many.
+    first_seed
+        Seed of the first start; the next ones follow. A run's evaluator begins at --evaluator.seed, 1,000,000.
+    json
+        One line of JSON in place of sentences.
+    """
+    import json as json_format
+
+    from launcher.evaluation import judge
+    from launcher.kept_policies import pick_policy
+    from replay_service.keys import Keys
+
+    with _replay_of(run) as (client, config):
+        chosen = pick_policy(client, Keys(config.run_id), version)
+    found = judge(config, chosen, episodes=episodes, first_seed=first_seed)
+    print(json_format.dumps(found.fields()) if json else "\n".join(found.lines()))
+    return 0
+
+
 def video(
     run: Path | None = None, /, *, version: int | None = None, episodes: int | None = None, output: Path | None = None
 ) -> int:
@@ -207,8 +248,9 @@ def video(
         MP4 to write. Default: version-N.mp4 in the folder videos of the run directory.
     """
     from actors.config import EvaluatorConfig
+    from launcher.kept_policies import pick_policy
     from launcher.run_directory import find_run
-    from launcher.video import check_packages, film, pick_policy
+    from launcher.video import check_packages, film
     from replay_service.config_file import load_role_config
     from replay_service.keys import Keys
 
@@ -249,9 +291,9 @@ def export(
     output
         File to write. Default: policy-N.onnx, .safetensors or .npz in the run directory.
     """
+    from launcher.kept_policies import pick_policy
     from launcher.policy_export import encode_policy
     from launcher.run_directory import find_run
-    from launcher.video import pick_policy
     from launcher.whole_file import whole_file
     from replay_service.keys import Keys
 

@@ -282,7 +282,10 @@ class ReplayService:
         if run.wandb == wandb_run.OFF:
             return ()
         shown = {name: value for name, value in asdict(run).items() if name != "redis_url"}
-        return (wandb_run.WandbRun(self._files.run_dir, run_id=run.run_id, mode=run.wandb, settings=shown),)
+        group = f"{run.env} {run.preset}"
+        return (
+            wandb_run.WandbRun(self._files.run_dir, run_id=run.run_id, group=group, mode=run.wandb, settings=shown),
+        )
 
     def _start_discovery(self, client: RedisClient, endpoint: RedisEndpoint) -> DiscoveryServer:
         # Clients of their own: both answer from other threads.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,15 @@ def check_available() -> None:
 class WandbRun:
     """One run of Weights & Biases; a session that resumes our run resumes theirs."""
 
-    def __init__(self, run_dir: Path, *, run_id: str, mode: str, settings: dict[str, Any]) -> None:
+    def __init__(self, run_dir: Path, *, run_id: str, group: str, mode: str, settings: dict[str, Any]) -> None:
         """Open the run; offline it writes below `run_dir/wandb` and asks nobody.
+
+        Their own variables win: WANDB_PROJECT over `awac-online`, WANDB_RUN_GROUP over the group.
 
         Args:
             run_dir: our run directory.
             run_id: our run id; theirs is the same with other characters than letters, digits, - and _ replaced.
+            group: what runs have in common that differ in their seeds.
             mode: offline or online.
             settings: shown as the run's configuration; holds no secrets.
 
@@ -47,7 +51,8 @@ class WandbRun:
 
         try:
             self._run = wandb.init(
-                project=_PROJECT,
+                project=os.environ.get("WANDB_PROJECT") or _PROJECT,
+                group=os.environ.get("WANDB_RUN_GROUP") or group,
                 id=re.sub(r"[^A-Za-z0-9_-]", "-", run_id),
                 name=run_id,
                 dir=str(run_dir),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,6 +16,26 @@ import pytest
 from actors.environment import Environment, Step, make_environment
 from replay_service.errors import EnvironmentUnknown
 from replay_service.tasks import TASKS
+
+OWN_ENVIRONMENT = """
+import gymnasium, numpy
+
+class Reach(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), numpy.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = self.np_random.uniform(-1, 1, 1)
+        return self.at, {}
+
+    def step(self, action):
+        self.at = self.at + action
+        met = bool(abs(self.at) < 0.1)
+        return self.at, float(met) - 1.0, False, False, {"success": met}
+
+gymnasium.register("Reach-v0", Reach, max_episode_steps=2)
+"""
+
 
 Array = npt.NDArray[np.float32]
 
@@ -300,6 +321,19 @@ class DictLine(gymnasium.Env[Any, Array]):
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         super().reset(seed=seed, options=options)
         return {"at": np.zeros(1, dtype=np.float32), "goal": np.array([7, 8], dtype=np.float32)}, {}
+
+
+def test_an_environment_of_a_users_own_is_imported_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reaching.py").write_text(OWN_ENVIRONMENT, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    environment = make_environment("reaching:Reach-v0")
+    assert (environment.spec.observation_dim, environment.spec.action_dim, environment.task) == (1, 1, None)
+    position = environment.reset(seed=1)
+    there = environment.step(-position)
+    assert (there.success, there.reward, there.truncated) == (True, 0.0, False)
+    away = environment.step(np.ones(1, dtype=np.float32))
+    assert (away.success, away.reward, away.truncated) == (False, -1.0, True)
+    environment.close()
 
 
 def test_an_environment_is_drawn_or_says_what_is_missing(make: Make) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +52,49 @@ def test_variables_stand_between_options_and_files(
     assert 'env = "relocate"\n' in out
     assert "\nactors = 5\n" in out
     assert "\nseed = 7\n" in out
+
+
+@pytest.fixture
+def saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
+    """`config.toml` of a run of pen with the preset `strong`, one setting of which was chosen."""
+    assert cli.main(["up", "--env", "pen", "--dry-run", "--learner.temperature", "0.7", "--seed", "3"]) == 0
+    path = tmp_path / "config.toml"
+    path.write_text(capfd.readouterr().out, encoding="utf-8")
+    return path
+
+
+def configured(capfd: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert cli.main(["up", "--dry-run", *words]) == 0
+    return tomllib.loads(capfd.readouterr().out)
+
+
+def test_a_run_that_is_made_after_another_one_is_the_same_but_for_its_name(
+    saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = tomllib.loads(saved.read_text(encoding="utf-8"))
+    again = configured(capfd, "--config", str(saved), "--run-dir", str(tmp_path / "again"), "--seed", "4")
+    assert again.pop("run_id").startswith("again-")
+    assert before.pop("run_id").startswith("pen-")
+    assert again == {**before, "seed": 4}
+
+
+def test_another_preset_takes_the_place_of_the_runs_own_and_leaves_what_was_chosen(
+    saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = configured(capfd, "--config", str(saved), "--preset", "published")
+    plain = configured(capfd, "--env", "pen", "--preset", "published", "--learner.temperature", "0.7", "--seed", "3")
+    assert found == {**plain, "run_id": found["run_id"]}
+
+
+def test_another_task_takes_the_place_of_the_runs_own(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = configured(capfd, "--config", str(saved), "--env", "relocate")
+    plain = configured(capfd, "--env", "relocate", "--learner.temperature", "0.7", "--seed", "3")
+    assert found == {**plain, "run_id": found["run_id"]}
+
+
+def test_a_file_that_was_written_by_hand_wins_over_a_preset(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('env = "pen"\npreset = "strong"\nrun_id = "mine"\n[learner]\nn_step = 3\n', encoding="utf-8")
+    found = configured(capfd, "--config", str(path), "--preset", "published")
+    assert (found["preset"], found["run_id"], found["learner"]["n_step"]) == ("published", "mine", 3)
+    assert found["learner"]["num_critics"] == 2

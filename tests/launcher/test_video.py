@@ -15,7 +15,8 @@ from actors.evaluation import run_episode
 from actors.policy import NumpyPolicy
 from launcher import cli
 from launcher.experiment import ExperimentConfig
-from launcher.video import RENDERER_VARIABLE, choose_renderer, pick_policy
+from launcher.kept_policies import pick_policy
+from launcher.video import RENDERER_VARIABLE, choose_renderer
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.errors import ConfigError
 from replay_service.keys import Keys
