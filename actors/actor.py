@@ -47,9 +47,18 @@ _WAITS_FOR = {
 _log = logging.getLogger(__name__)
 
 
-def actor_generator(run_seed: int, actor_id: int, epoch: int) -> np.random.Generator:
-    """The generator of one incarnation of one actor: a function of (run seed, actor, epoch) alone."""
-    return np.random.default_rng(np.random.SeedSequence(run_seed, spawn_key=(_ACTOR_STREAM, actor_id, epoch)))
+def actor_generator(run_seed: int, actor_id: int, epoch: int, *, epochs_before: int = 0) -> np.random.Generator:
+    """The generator of one epoch of one actor.
+
+    Args:
+        run_seed: of the run.
+        actor_id: which actor.
+        epoch: as the service numbered it.
+        epochs_before: how many this process has begun. A Redis that lost the registration gives the same epoch once
+            more, and the episodes of the first time, which are stored again, shall not be played again.
+    """
+    spawn_key = (_ACTOR_STREAM, actor_id, epoch) + ((epochs_before,) if epochs_before else ())
+    return np.random.default_rng(np.random.SeedSequence(run_seed, spawn_key=spawn_key))
 
 
 class Actor:
@@ -84,6 +93,7 @@ class Actor:
         self._notice = WaitNotice(f"actor {actor_id}")
         self._address = ""
         self._policy: NumpyPolicy | None = None
+        self._epochs_begun = 0
         self._newest_seen = 0
         """Newest version that was looked at, used or refused."""
 
@@ -108,11 +118,8 @@ class Actor:
                         self._work_in_turns(environment)
                     else:
                         self._work(self._new_rollout(environment, self._send_again(forgotten)))
-                except LostMessages as error:
-                    _log.error("actor %d opens a new epoch: %s", self._actor_id, error)
-                    forgotten = ()
-                except EpochLost as error:
-                    # Redis writes in order: with the registration it has forgotten all that came behind it.
+                except (EpochLost, LostMessages) as error:
+                    # Redis writes in order: with the registration, or a message, it has forgotten all that came behind.
                     _log.error("actor %d opens a new epoch: %s", self._actor_id, error)
                     forgotten = self._outbox.kept
         finally:
@@ -157,9 +164,10 @@ class Actor:
 
     def _new_rollout(self, environment: Environment, stored: tuple[Sent, ...]) -> Rollout:
         """Begin to act, behind what this epoch has stored already."""
+        epochs_before, self._epochs_begun = self._epochs_begun, self._epochs_begun + 1
         return Rollout(
             environment,
-            actor_generator(self._run.seed, self._actor_id, self._writer.epoch),
+            actor_generator(self._run.seed, self._actor_id, self._writer.epoch, epochs_before=epochs_before),
             actor_id=self._actor_id,
             epoch=self._writer.epoch,
             first_episode=1 + max((sent.trajectory.origin.episode for sent in stored), default=-1),

@@ -63,7 +63,7 @@ class Environment:
     def reset(self, seed: int | None = None) -> FloatArray:
         """Begin an episode; a seed also restarts the environment's own generator. Returns (O,) float32."""
         observation, _info = self.env.reset(seed=seed)
-        return np.asarray(observation, dtype=np.float32)
+        return np.array(observation, dtype=np.float32)  # a copy: it may be the buffer of the next one
 
     def step(self, action: FloatArray) -> Step:
         """Take one action, (A,) in the policy's range [-1, 1]; values outside are clipped here, not in the record."""
@@ -80,7 +80,7 @@ class Environment:
         if not self._policy_range:
             bounded = self.action_low + (bounded + 1.0) * 0.5 * (self.action_high - self.action_low)
         raw, reward, terminated, truncated, info = self.env.step(bounded)
-        observation = np.asarray(raw, dtype=np.float32)
+        observation = np.array(raw, dtype=np.float32)  # a copy, as in `reset`
         if self.task is not None:
             return Step(observation, 0.0, False, bool(truncated), None)
         success = bool(info["success"]) if "success" in info else None

@@ -83,6 +83,7 @@ class Outbox:
     def _resend(self, first: int, *, before: int) -> None:
         lost = [sent for sent in self._sent if first <= sent.trajectory.origin.sequence < before]
         if not lost or lost[0].trajectory.origin.sequence != first or len(lost) != before - first:
+            self._sent = deque(lost, maxlen=_LONGEST_MEMORY_MESSAGES)  # what came before is still there
             raise LostMessages(f"the service asks for messages {first} to {before - 1}; kept are {len(lost)} of them")
         for sent in lost:
             self._writer.append(sent.trajectory, want_steps=0, outcome=sent.outcome)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
-from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
+from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports, is_heard_of, staying
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.weights_channel import PublicationTimes
 
-_ACTOR_ALIVE_S = 15.0
 _REPORT_HISTORY = 150
 """Newest reports of the learner that displays look at: five minutes at the usual period of 2 s."""
 
@@ -49,13 +48,12 @@ class Snapshot:
 
     def is_alive(self, actor: ActorLedger) -> bool:
         """Whether the replay service heard of an actor within the last 15 s."""
-        return self.unix_seconds - actor.last_seen_ms / 1000 < _ACTOR_ALIVE_S
+        return is_heard_of(actor, unix_seconds=self.unix_seconds)
 
     @property
     def staying(self) -> list[ActorLedger]:
         """Actors of the run but those that `launcher scale` sent away."""
-        places = self.state.actors
-        return [a for a in self.actors if a.actor_id < places or places == 0 or self.is_alive(a)]
+        return staying(self.actors, self.state, unix_seconds=self.unix_seconds)
 
     def weight_age_s(self, version: int) -> float | None:
         """Seconds since a version was published; None when that is not known (any more)."""

@@ -53,21 +53,22 @@ class Ingestion:
         self.turns = TurnTaking(run, self._insert_online) if run.lockstep else None
         """What arrives waits here for its turn, in lockstep."""
 
-    def read_seed(self, seed: TrajectoryReader) -> bool:
+    def read_seed(self, seed: TrajectoryReader) -> int:
         """Take in the next entries of the seed.
 
         Returns:
-            Whether there were any.
+            Transitions of them; 0 at the end.
 
         Raises:
             DatasetError: an entry does not fit the run.
         """
-        entries = list(seed.read(count=_ENTRIES_A_READ))
-        for entry in entries:
+        steps = 0
+        for entry in seed.read(count=_ENTRIES_A_READ):
             if isinstance(entry, BadEntry):
                 raise DatasetError(f"seed entry {entry.entry_id} does not fit the run: {entry.reason}")
             self._mirror.insert_seed(self._transitions(entry.trajectory))
-        return bool(entries)
+            steps += entry.trajectory.num_steps
+        return steps
 
     def read_online(self, progress: Progress, *, block_ms: int | None) -> int:
         """Take in the next entries of the stream, of which there may be more.

@@ -103,19 +103,26 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
         ConfigError: the device has no room for the transitions that the run may hold.
     """
     run, config, stop, patience = session.run, session.config, session.stop, session.patience
-    mirror = _empty_mirror(session, seeded.steps)
-    ingestion = Ingestion(
-        run,
-        config,
-        mirror,
-        online=TrajectoryReader(session.client, session.keys.online, run.spec),
-        quarantine=session.quarantine,
-        patience=patience,
-        metrics=session.metrics,
-    )
-    seed = TrajectoryReader(session.client, session.keys.seed, run.spec)
-    while not stop.is_set() and patience.until_answered(lambda: ingestion.read_seed(seed)):
-        pass
+    is_told = False
+    while True:
+        mirror = _empty_mirror(session, seeded.steps)
+        ingestion = Ingestion(
+            run,
+            config,
+            mirror,
+            online=TrajectoryReader(session.client, session.keys.online, run.spec),
+            quarantine=session.quarantine,
+            patience=patience,
+            metrics=session.metrics,
+        )
+        if _read_seed(session, ingestion) == seeded.steps or stop.is_set():
+            break
+        if not is_told:
+            _log.warning("Redis has lost a part of the offline data: waiting until it is stored again")
+            is_told = True
+        stop.wait(_PAUSE_S)
+        session.waits.add("seed", _PAUSE_S)
+        seeded = wait_for_seed(session) or seeded
     if config.normalise_observations and progress.grad_steps == 0 and mirror.seed_size > 1:
         fit_observation_scale(session.state, mirror.seed_observations())
     while not stop.is_set() and patience.until_answered(lambda: ingestion.read_online(progress, block_ms=None) > 0):
@@ -125,6 +132,15 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
     _prove_resume(session, progress)
     _log.info("mirror holds %d seed and %d online transitions", mirror.seed_size, mirror.online_size)
     return Experience(mirror, ingestion)
+
+
+def _read_seed(session: Session, ingestion: Ingestion) -> int:
+    """Transitions of the seed stream, which are in the mirror now."""
+    reader = TrajectoryReader(session.client, session.keys.seed, session.run.spec)
+    total = 0
+    while not session.stop.is_set() and (steps := session.patience.until_answered(lambda: ingestion.read_seed(reader))):
+        total += steps
+    return total
 
 
 def _empty_mirror(session: Session, seed_steps: int) -> ReplayMirror:

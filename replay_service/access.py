@@ -124,7 +124,7 @@ def rights(role: Role, run_id: str) -> str:
             )  # fmt: skip
             return (
                 f"{_CONNECTION} {_SCRIPTS} +hget +hgetall +get +xread +xrange %R~{everything} "
-                f"(-@all +evalsha +hset +hincrby +hdel +hget +set +xadd +xdel +xrange {own} ~{actor_hashes})"
+                f"(-@all +evalsha +hset +hincrby +hdel +hget +set +xadd +xdel +xrange +xrevrange {own} ~{actor_hashes})"
             )
         case Role.REPLAY:
             return (

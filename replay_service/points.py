@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from replay_service.reports import ActorLedger, Evaluation, LearnerReport
+from replay_service.reports import ActorLedger, Evaluation, LearnerReport, staying
 from replay_service.run_state import RunState
 
 _EVALUATION_FIELDS = ("success_any", "success_final", "success_fraction", "episode_return", "episode_length")
@@ -62,10 +62,11 @@ def run_point(state: RunState, actors: list[ActorLedger], *, unix_seconds: float
     if state.episodes:
         values["actor/success_rate"] = state.successes / state.episodes
         values["actor/episodes"] = float(state.episodes)
-    returns = [actor.last_return for actor in actors if actor.last_return is not None]
+    present = staying(actors, state, unix_seconds=unix_seconds)
+    returns = [actor.last_return for actor in present if actor.last_return is not None]
     if returns:
         values["actor/episode_return"] = sum(returns) / len(returns)
-    acting = [actor.policy_version for actor in actors if actor.policy_version]
+    acting = [actor.policy_version for actor in present if actor.policy_version]
     if acting:
         values["weights/policy_lag_max"] = float(state.policy_version - min(acting))
     return Point(state.env_steps, state.grad_steps, unix_seconds, values)

@@ -17,6 +17,9 @@ from replay_service.run_state import Phase, RunState
 
 SUMMARY_FILE = "summary.json"
 EVALUATIONS_FILE = "evaluations.csv"
+EVENTS_FOLDER = "tensorboard"
+CURSORS_FILE = f"{EVENTS_FOLDER}/recorded.json"
+"""The newest report and evaluation that are in the event files, by their names in Redis."""
 _SUMMARY_EVALUATION_FIELDS = (
     "policy_version",
     "env_steps",
@@ -130,7 +133,7 @@ class Recorder:
         self._run_dir = run_dir
         self._reports = reports
         self._identity = identity
-        self._sinks: tuple[PointSink, ...] = (EventFiles(run_dir / "tensorboard"), *sinks)
+        self._sinks: tuple[PointSink, ...] = (EventFiles(run_dir / EVENTS_FOLDER), *sinks)
         self._last_report: LearnerReport | None = None
         self._last_env_steps = -1
         # By policy version: a Redis that was killed may forget the newest, which is then recorded and read once more.
@@ -139,17 +142,26 @@ class Recorder:
         self._csv_is_due = False
         # Events of earlier sessions are in their own files; only new reports are written.
         self._report_cursor = "0-0"
+        self._flushed: _Cursors | None = None
         self._began = time.monotonic()
         self._earlier_seconds = _recorded_seconds(run_dir / SUMMARY_FILE)
         self._online_since: tuple[float, int, int] | None = None
         self._online_rates: tuple[float, float] | None = None
 
     def skip_recorded_reports(self) -> None:
-        """Leave what earlier sessions recorded out of the event files, where it is already."""
+        """Leave what earlier sessions recorded out of the event files, where it is already.
+
+        What came while nobody recorded is not left out: a Redis of one's own, and the learner, go on without us.
+        """
+        recorded = _recorded_cursors(self._run_dir / CURSORS_FILE)
         for cursor, report in self._reports.learner_reports():
+            if recorded is not None and _order(cursor) > _order(recorded.reports):
+                break
             self._report_cursor = cursor
             self._last_report = report
         for cursor, evaluation in self._reports.evaluations():
+            if recorded is not None and _order(cursor) > _order(recorded.evaluations):
+                break
             self._evaluation_cursor = cursor
             self._evaluations[evaluation.policy_version] = evaluation
         if self._evaluations:
@@ -180,6 +192,10 @@ class Recorder:
             self._log(run_point(state, actors, unix_seconds=time.time()))
         for sink in self._sinks:
             sink.flush()
+        cursors = _Cursors(self._report_cursor, self._evaluation_cursor)
+        if cursors != self._flushed:
+            write_json(self._run_dir / CURSORS_FILE, asdict(cursors))
+            self._flushed = cursors
         summary = make_summary(
             self._identity,
             status,
@@ -226,6 +242,30 @@ class Recorder:
             for evaluation in self._evaluations.values():
                 writer.writerow({**identity, **asdict(evaluation)})
         os.replace(partial, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursors:
+    """Entry ids of two streams."""
+
+    reports: str
+    evaluations: str
+
+
+def _recorded_cursors(path: Path) -> _Cursors | None:
+    """None where nobody wrote them: by an earlier version, everything that is in Redis was recorded."""
+    try:
+        found = _Cursors(**json.loads(path.read_text(encoding="utf-8")))
+        for entry_id in (found.reports, found.evaluations):
+            _order(entry_id)  # refuses what is none
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return found
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _recorded_seconds(path: Path) -> float:

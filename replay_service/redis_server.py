@@ -253,7 +253,8 @@ def _last_server_ended(folder: Path) -> bool:
         last = ProcessIdentity.from_json((folder / _PROCESS_FILE).read_bytes())
     except (OSError, ValueError, TypeError):
         return False
-    return last.is_here and not last.is_alive
+    # Where there is no /proc nobody can tell, and such a server may have outlived its service.
+    return last.is_here and last.started_ticks != 0 and not last.is_alive
 
 
 def _is_taken(port: int, host: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import RunState
 
+_ACTOR_ALIVE_S = 15.0
 _REPORT_HISTORY = 10_000
 _INDEX = re.compile(rb"\d{1,9}")
 _COUNT = re.compile(rb"-?\d{1,18}")
@@ -75,6 +76,17 @@ class ActorLedger:
 
 
 _COUNTED = tuple(item.name for item in fields(ActorLedger) if item.name not in ("actor_id", "last_return", "damaged"))
+
+
+def is_heard_of(actor: ActorLedger, *, unix_seconds: float) -> bool:
+    """Whether an actor has asked or sent something within the last 15 s."""
+    return unix_seconds - actor.last_seen_ms / 1000 < _ACTOR_ALIVE_S
+
+
+def staying(actors: Iterable[ActorLedger], state: RunState, *, unix_seconds: float) -> list[ActorLedger]:
+    """Actors of the run but those that `launcher scale` sent away: Redis keeps the accounts of all there ever were."""
+    places = state.actors
+    return [a for a in actors if a.actor_id < places or places == 0 or is_heard_of(a, unix_seconds=unix_seconds)]
 
 
 class Reports:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from replay_service import scripts
 from replay_service.config import RunConfig
 from replay_service.connection import CONNECT_TIMEOUT_S, RedisEndpoint, connect, user_facing_errors
 from replay_service.errors import DamagedState, RunDirectoryError
@@ -163,6 +164,7 @@ class RunStateStore:
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
         self._keys = keys
+        self._leave_seeding = client.register_script(scripts.source("seeded"))
 
     def initialise(self, config: RunConfig, *, keep_stop: bool = False) -> bool:
         """Create the run's state, or check that an existing one fits; its budget and limiter take the new settings.
@@ -200,7 +202,10 @@ class RunStateStore:
         )
         self._client.hsetnx(self._keys.run, "phase", Phase.SEEDING.value)
         if not keep_stop:
-            self._client.hdel(self._keys.run, "stop_requested", "final_status")
+            self._client.hdel(self._keys.run, "stop_requested")
+            is_done = state.phase is Phase.FINISHED and state.env_steps >= config.num_env_steps
+            if not is_done or self._client.hget(self._keys.run, "final_status") != b"finished":
+                self._client.hdel(self._keys.run, "final_status")
         return not created
 
     def exists(self) -> bool:
@@ -243,6 +248,13 @@ class RunStateStore:
     def set_phase(self, phase: Phase) -> None:
         """Enter a phase."""
         self._client.hset(self._keys.run, "phase", phase.value)
+
+    def leave_seeding(self) -> None:
+        """Enter `pretraining` from `seeding`; a run that has come further stays where it is.
+
+        The answer to a first try may be lost, and the learner may have gone online before the second.
+        """
+        self._leave_seeding(keys=[self._keys.run], args=[Phase.PRETRAINING.value])
 
     def request_stop(self, reason: str) -> None:
         """Ask the launcher to stop the run in order."""

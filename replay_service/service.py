@@ -38,7 +38,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.redis_server import LOOPBACK, EmbeddedRedis, find_server
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
-from replay_service.seeding import seed
+from replay_service.seeding import seed, seed_info
 from replay_service.waits import WaitSeconds
 
 NO_DATASET = "none"
@@ -257,16 +257,25 @@ class ReplayService:
             wait_for_space(
                 lambda: self._patience.until_answered(tick), "replay service", stop=self._stop, waits=self._waits
             )
+            if self._patience.until_answered(lambda: seed_info(client, self._keys) is None):
+                _log.error("Redis has lost the end of the offline data")
+                self._seed(client, state)
         discovery.stop()
         _try_to("write the last summary", record_end)
         _try_to("withdraw from service discovery", lambda: state.withdraw_endpoint(_PROCESS_NAME))
         wait_for_space(recorder.close, "replay service", stop=self._stop)
 
     def _seed(self, client: RedisClient, state: RunStateStore) -> bool:
-        """Fill the seed stream if that is still to be done; returns False when a stop was asked for meanwhile."""
-        found = self._patience.until_answered(state.read)
-        if found is None or found.phase is not Phase.SEEDING:
-            return found is not None
+        """Fill the seed stream if that is still to be done; returns False when a stop was asked for meanwhile.
+
+        It may be to be done again: a Redis that dies may forget the end of what it was given.
+        """
+        found = self._patience.until_answered(lambda: (state.read().phase, seed_info(client, self._keys)))
+        if found is None:
+            return False
+        phase, info = found
+        if phase is not Phase.SEEDING and info is not None:
+            return True
         _log.info("loading and storing the offline data")
         data = load_seed_data(self._run)
         self._patience.until_answered(
@@ -274,7 +283,7 @@ class ReplayService:
         )
         if self._stop.is_set():
             return False
-        self._patience.until_answered(lambda: state.set_phase(Phase.PRETRAINING))
+        self._patience.until_answered(state.leave_seeding)
         return True
 
     def _open_sinks(self) -> tuple[PointSink, ...]:

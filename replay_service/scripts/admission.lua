@@ -17,8 +17,9 @@ end
 
 local function admit(run, counters, actor, want)
   local lease = number(actor, 'lease')
-  if redis.call('HGET', run, 'phase') ~= 'online' then
-    return lease, 'phase'
+  local phase = redis.call('HGET', run, 'phase')
+  if phase ~= 'online' then
+    return lease, phase == 'finished' and 'budget' or 'phase'
   end
   local need = want - lease
   if need <= 0 then

@@ -249,6 +249,7 @@ def test_what_was_acknowledged_in_an_epoch_that_redis_lost_is_stored_again_in_th
     wait_until(lambda: online_state.read().env_steps == 80, "the actor to go on")
     found = trajectories()
     assert [(t.origin.sequence, t.origin.episode) for t in found] == [(n, n // 2) for n in range(8)]
+    assert len({t.actions.tobytes() for t in found}) == 8  # nothing was played a second time
     assert ledgers()[0].stored_steps == 80
     assert pool.terminate() == 0, pool.output
     assert "actor 0 has sent 6 of 6 messages again" in pool.output
@@ -306,7 +307,8 @@ def test_each_seed_actor_and_epoch_has_a_generator_of_its_own() -> None:
     drawn = {
         actor_generator(seed, actor, epoch).bytes(16) for seed in (0, 1) for actor in (0, 1, 2) for epoch in (1, 2)
     }
-    assert len(drawn) == 12
+    drawn |= {actor_generator(0, 0, 1, epochs_before=begun).bytes(16) for begun in (1, 2)}
+    assert len(drawn) == 14
     np.testing.assert_array_equal(actor_generator(1, 2, 3).random(5), actor_generator(1, 2, 3).random(5))
 
 

@@ -22,14 +22,15 @@ import gymnasium, numpy
 
 class Reach(gymnasium.Env):
     observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), numpy.float32)
+    at = numpy.zeros(1, numpy.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.at = self.np_random.uniform(-1, 1, 1)
+        self.at[:] = self.np_random.uniform(-1, 1, 1)
         return self.at, {}
 
     def step(self, action):
-        self.at = self.at + action
+        self.at[:] += action  # it always returns the same array
         met = bool(abs(self.at) < 0.1)
         return self.at, float(met) - 1.0, False, False, {"success": met}
 
@@ -329,9 +330,12 @@ def test_an_environment_of_a_users_own_is_imported_by_its_id(tmp_path: Path, mon
     environment = make_environment("reaching:Reach-v0")
     assert (environment.spec.observation_dim, environment.spec.action_dim, environment.task) == (1, 1, None)
     position = environment.reset(seed=1)
+    start = float(position[0])
     there = environment.step(-position)
+    assert position[0] == start != 0.0
     assert (there.success, there.reward, there.truncated) == (True, 0.0, False)
     away = environment.step(np.ones(1, dtype=np.float32))
+    assert there.observation[0] == 0.0 != away.observation[0]
     assert (away.success, away.reward, away.truncated) == (False, -1.0, True)
     environment.close()
 

@@ -219,6 +219,7 @@ def test_acknowledged_messages_are_kept_for_the_window_and_no_longer(
         with pytest.raises(LostMessages, match="asks for messages 0 to 1; kept are 1 of them"):
             deliver(outbox, make_trajectory, 2)
         assert stored() == []  # nothing is stored out of order
+        assert [sent.trajectory.origin.sequence for sent in outbox.kept] == [1]  # for the next epoch
 
 
 def test_memory_is_bounded_whatever_the_window(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from replay_service.event_files import EventFiles
 from replay_service.points import Point, evaluation_point, learner_point, run_point
-from replay_service.reports import Evaluation, LearnerReport
+from replay_service.reports import ActorLedger, Evaluation, LearnerReport
 from tests.replay_service.test_records import EVALUATION, STATE, ledger, take_events
 
 REPORT = LearnerReport(
@@ -62,6 +62,21 @@ def test_the_run_shows_its_actors_and_how_far_they_are_behind() -> None:
         "actor/episodes": 6.0,
         "actor/episode_return": -15.0,
     }
+
+
+def test_actors_that_were_sent_away_are_not_behind() -> None:
+    now = 1_000.0
+
+    def seen(actor_id: int, version: int, seconds_ago: float) -> ActorLedger:
+        last_seen_ms = int(1000 * (now - seconds_ago))
+        return replace(
+            ledger(actor_id, stored=60), policy_version=version, last_return=-float(version), last_seen_ms=last_seen_ms
+        )
+
+    # Two places: 0 is silent and belongs to the run; 2 has not gone yet; 3 has.
+    actors = [seen(0, 7, 60.0), seen(1, 9, 1.0), seen(2, 8, 1.0), seen(3, 2, 60.0)]
+    values = run_point(replace(STATE, actors=2), actors, unix_seconds=now).values
+    assert (values["weights/policy_lag_max"], values["actor/episode_return"]) == (2.0, -8.0)
 
 
 def test_pretraining_has_no_place_on_the_axis_of_env_steps_but_its_evaluation_has(tmp_path: Path) -> None:

@@ -153,9 +153,25 @@ class TestQuarantine:
         assert isinstance(bad, BadEntry)
         quarantine.put(bad)
         before = state.read()
-        assert quarantine.put(bad) == 0
+        assert quarantine.put(bad) == 7  # the first answer may have been lost
         assert state.read() == before
         assert redis_client.xlen(keys.quarantine) == 1
+
+    def test_an_entry_that_went_another_way_is_no_step(
+        self, writer: TrajectoryWriter, reader: TrajectoryReader, quarantine: Quarantine, state: RunStateStore,
+        redis_client: RedisClient, keys: Keys, make_trajectory: MakeTrajectory,
+    ) -> None:  # fmt: skip
+        for sequence in (0, 1):
+            self.append_nan(writer, make_trajectory(sequence, steps=7))
+        first, second = reader.read()
+        assert isinstance(first, BadEntry)
+        assert isinstance(second, BadEntry)
+        redis_client.xdel(keys.online, first.entry_id)
+        before = state.read()
+        assert quarantine.put(first) == 0  # nothing is in quarantine
+        assert state.read() == before
+        assert quarantine.put(second) == 7
+        assert quarantine.put(first) == 0  # another one is
 
     def test_it_keeps_the_newest_so_that_nobody_fills_redis_with_bad_messages(
         self, reader: TrajectoryReader, quarantine: Quarantine, redis_client: RedisClient, keys: Keys,

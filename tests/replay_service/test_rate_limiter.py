@@ -293,10 +293,14 @@ def test_no_order_of_events_breaks_the_limiter(redis_client: RedisClient) -> Non
 class TestAdmission:
     """The run has a budget of 200 steps, 20 initial ones, a band of 40 and a ratio of 1."""
 
-    @pytest.mark.parametrize("phase", [Phase.SEEDING, Phase.PRETRAINING, Phase.FINISHED])
-    def test_only_the_online_phase_admits(self, writer: TrajectoryWriter, state: RunStateStore, phase: Phase) -> None:
+    @pytest.mark.parametrize(
+        ("phase", "reason"), [(Phase.SEEDING, "phase"), (Phase.PRETRAINING, "phase"), (Phase.FINISHED, "budget")]
+    )
+    def test_only_the_online_phase_admits(
+        self, writer: TrajectoryWriter, state: RunStateStore, phase: Phase, reason: str
+    ) -> None:
         state.set_phase(phase)
-        assert writer.request(10) == Admission(policy_version=0, lease_steps=0, wait_reason="phase")
+        assert writer.request(10) == Admission(policy_version=0, lease_steps=0, wait_reason=reason)
         state.set_phase(Phase.ONLINE)
         assert writer.request(10) == Admission(policy_version=0, lease_steps=10, wait_reason="")
 

@@ -21,6 +21,7 @@ from replay_service.disk_space import wait_for_space
 from replay_service.keys import Keys
 from replay_service.process import StopSignal
 from replay_service.records import (
+    CURSORS_FILE,
     EVALUATIONS_FILE,
     SUMMARY_FILE,
     Recorder,
@@ -328,6 +329,37 @@ class TestRecorder:
                 assert events[axis]["eval/success_any", step] == 1
                 assert events[axis]["eval/success_final", step] == 0
                 assert events[axis]["eval/episode_return", step] == 1
+
+    @pytest.mark.parametrize("damage", [None, "", "[]", '{"reports": "x", "evaluations": "0-0"}'])
+    def test_what_came_while_nobody_recorded_is_written_too(
+        self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path,
+        damage: str | None,
+    ) -> None:  # fmt: skip
+        def report(version: int) -> None:
+            judged = replace(EVALUATION, policy_version=version, env_steps=10 * version, grad_steps=100 * version)
+            reports.add_evaluation(judged, request_id=f"{version}-0")
+            reports.add_learner_report(
+                LearnerReport(100 * version, 10 * version, 1_700_000_000.0, {"policy_loss": 0.5})
+            )
+
+        recorder = open_recorder()
+        report(1)
+        recorder.update(state.read(), [])
+        recorder.close()
+        report(2)
+        if damage is not None:
+            (tmp_path / CURSORS_FILE).write_text(damage)
+        resumed = open_recorder()
+        resumed.skip_recorded_reports()
+        report(3)
+        resumed.update(state.read(), [])
+        resumed.close()
+        assert [row["policy_version"] for row in read_rows(tmp_path)] == ["1", "2", "3"]
+        events = Counter(take_events(tmp_path, "by_env_steps"))
+        for name in ("learner/policy_loss", "eval/success_any"):
+            # With a damaged note nobody knows what is missing, and nothing is written twice.
+            expected = [1, int(damage is None), 1]
+            assert [events[name, step] for step in (10, 20, 30)] == expected
 
     def test_an_evaluation_that_redis_forgot_and_was_told_again_counts_once(
         self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -467,3 +468,12 @@ class TestRestart:
         running = start()
         with pytest.raises(RedisUnavailable, match="already listens at"):
             start(previous=running.endpoint, keep_port=False)
+
+    def test_where_processes_have_no_start_time_a_server_at_the_old_port_is_taken_for_the_last(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        running = start(folder=tmp_path)
+        note = tmp_path / "server.json"
+        note.write_text(json.dumps({**json.loads(note.read_text()), "started_ticks": 0}))  # as without /proc
+        with pytest.raises(RedisUnavailable, match="already listens at"):
+            start(folder=tmp_path, previous=running.endpoint, keep_port=False)

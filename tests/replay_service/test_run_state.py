@@ -45,6 +45,35 @@ def test_a_second_initialisation_resumes_with_all_counters(
     assert (resumed.env_steps, resumed.grad_steps, resumed.policy_version) == (120, 140, 9)
 
 
+def test_seeding_is_left_once(empty: RunStateStore, run_config: RunConfig) -> None:
+    empty.initialise(run_config)
+    empty.leave_seeding()
+    assert empty.read().phase is Phase.PRETRAINING
+    empty.set_phase(Phase.ONLINE)
+    empty.leave_seeding()  # repeated, because the answer was lost
+    assert empty.read().phase is Phase.ONLINE
+
+
+@pytest.mark.parametrize(
+    ("phase", "status", "more", "kept"),
+    [
+        (Phase.FINISHED, "finished", 0, b"finished"),
+        (Phase.FINISHED, "finished", 100, None),
+        (Phase.FINISHED, "failed", 0, None),
+        (Phase.ONLINE, "finished", 0, None),
+    ],
+)
+def test_a_run_that_is_finished_stays_so_until_its_budget_grows(
+    state: RunStateStore, run_config: RunConfig, redis_client: RedisClient, keys: Keys,
+    phase: Phase, status: str, more: int, kept: bytes | None,
+) -> None:  # fmt: skip
+    state.set_phase(phase)
+    redis_client.hset(keys.counters, "env_steps", run_config.num_env_steps)
+    state.set_final_status(status)
+    state.initialise(replace(run_config, num_env_steps=run_config.num_env_steps + more))
+    assert redis_client.hget(keys.run, "final_status") == kept
+
+
 def test_an_initialisation_that_was_cut_short_is_completed(
     empty: RunStateStore, run_config: RunConfig, redis_client: RedisClient, keys: Keys
 ) -> None:

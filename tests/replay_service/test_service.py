@@ -29,6 +29,7 @@ from replay_service.process import PARENT_VARIABLE, StopSignal
 from replay_service.records import write_json
 from replay_service.redis_client import RedisClient
 from replay_service.run_state import Phase, RunStateStore
+from replay_service.seeding import seed_info
 from replay_service.service import ReplayService, ServiceFiles, resolve_sources
 from replay_service.trajectory_stream import TrajectoryWriter
 from tests.conftest import PATIENCE_S
@@ -114,7 +115,7 @@ class TestSources:
             resolve_sources(replace(run_config, dataset=("none", "a")))
 
 
-class TestFaultsOfItsFiles:
+class TestFaults:
     """The service as a thread of the test, on a Redis of the user's own, so that a fault can be put into it."""
 
     @pytest.fixture
@@ -223,6 +224,19 @@ class TestFaultsOfItsFiles:
             assert list(state.endpoints()) == ["replay"]
         assert state.endpoints() == {}
         assert "write the last summary: " in caplog.text
+
+    def test_offline_data_that_redis_forgot_are_stored_again(
+        self, serving: Callable[[], AbstractContextManager[None]], redis_client: RedisClient, keys: Keys,
+        run: RunConfig, wait_until: WaitUntil,
+    ) -> None:  # fmt: skip
+        state = RunStateStore(redis_client, keys)
+        with serving():
+            before = seed_info(redis_client, keys)
+            state.set_phase(Phase.ONLINE)
+            redis_client.delete(keys.seed_info)  # as if it had died before this was on the disk
+            wait_until(lambda: seed_info(redis_client, keys) is not None, "the offline data to be stored again")
+            assert seed_info(redis_client, keys) == before
+            assert state.read().phase is Phase.ONLINE
 
 
 class TestProcess:

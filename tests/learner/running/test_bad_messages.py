@@ -106,17 +106,33 @@ class TestBadMessages:
         final = seeded_state.read()
         assert (final.quarantined_messages, final.env_steps) == (1, 120)
 
+    @pytest.mark.parametrize("answer", ["comes", "is lost"])
     def test_in_lock_step_end_the_run_and_whoever_would_resume_it(
         self, seeded_state: RunStateStore, run_config: RunConfig, start_learner: StartLearner, drive: DriveRun,
-        wait_until: WaitUntil,
+        wait_until: WaitUntil, answer: str,
     ) -> None:  # fmt: skip
+        answers: list[int] = []
+
+        def lose_the_first(learner: Learner) -> None:
+            plain_put = learner.session.quarantine.put
+
+            def put(bad: BadEntry) -> int:
+                answers.append(plain_put(bad))
+                if len(answers) == 1:
+                    raise redis.exceptions.TimeoutError("no answer")
+                return answers[-1]
+
+            if answer == "is lost":
+                learner.session.quarantine.put = put  # type: ignore[method-assign]
+
         run = replace(run_config, lockstep=True, actors=1)
         seeded_state.initialise(run)
-        learner, actor = start_learner(run=run), drive(run).actor
+        learner, actor = start_learner(run=run, prepare=lose_the_first), drive(run).actor
         wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
         actor.append(actor.request(), broken=True)
         with pytest.raises(LockstepBroken, match=r"10 env steps are in quarantine \(rewards: .*; start over with"):
             learner.join()
+        assert answers == ([] if answer == "comes" else [10, 10])
         again = start_learner(run=run)
 
         def resume() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,22 @@ class TestStopAndResume:
         state.set_phase(Phase.PRETRAINING)
         start_learner()
         wait_for_phase(state, Phase.ONLINE, wait_until)
+
+    def test_in_an_offline_phase_whose_data_redis_has_forgotten_in_part(
+        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, start_learner: StartLearner,
+        wait_until: WaitUntil, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        (newest, _fields), *_older = redis_client.xrevrange(keys.seed)
+        redis_client.xdel(keys.seed, newest)
+        caplog.set_level(logging.INFO, logger="learner")
+        learner = start_learner()
+        wait_until(lambda: "lost a part of the offline data" in caplog.text, "the learner to miss the data")
+        assert seeded_state.read().grad_steps == 0
+        redis_client.delete(keys.seed_info)
+        seed(redis_client, keys, offline_data())
+        wait_for_phase(seeded_state, Phase.ONLINE, wait_until)
+        learner.stop()
+        assert "mirror holds 60 seed and 0 online transitions" in caplog.text
 
     @pytest.mark.parametrize("stop_at", [0, 1, 17])
     def test_an_interrupted_offline_phase_ends_with_the_policy_of_an_uninterrupted_one(
