@@ -11,6 +11,7 @@ from cyclopts import App
 from cyclopts.config import Dict, Env
 
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
+from launcher.run_directory import RunDirectory
 from launcher.up_command import UpOptions
 from learner.config import PRESETS
 from replay_service.config import AUTO_ACTORS, RunConfig
@@ -65,10 +66,12 @@ def set_layers(app: App, arguments: list[str]) -> None:
     layers: list[Any] = [environment]
     if options.config is not None:
         table = read_toml(options.config)
-        if _is_of_a_run(table):
+        if _is_complete(table):
+            if RunDirectory(options.config.parent).lock.exists():
+                del table["run_id"]  # of another run, which keeps it
             app.config = (environment, _layer(table, str(options.config)))
             _options, wanted = _parse_up(app, arguments)
-            table = as_another_run(table, wanted.run)
+            table = adapted(table, wanted.run)
         layers.append(_layer(table, str(options.config)))
     saved = _file_to_resume(options)
     if saved is not None:
@@ -80,28 +83,33 @@ def set_layers(app: App, arguments: list[str]) -> None:
     app.config = tuple(layers)
 
 
-def _is_of_a_run(table: dict[str, Any]) -> bool:
-    """Whether a configuration is a run's own `config.toml`, in which every setting stands, chosen or not."""
-    return bool(table.get("run_id")) and bool(table.get("environment", {}).get("observation_dim"))
+def _is_complete(table: dict[str, Any]) -> bool:
+    """Whether a configuration is one that `launcher up` wrote, in which every setting stands, chosen or not."""
+    environment = table.get("environment")
+    return isinstance(environment, dict) and {"env", "preset", "run_id"} <= set(table) and "learner" in table
 
 
-def as_another_run(table: dict[str, Any], wanted: RunConfig) -> dict[str, Any]:
-    """A run's own configuration as that of a new run, which has another name and may have another task or preset.
+def adapted(table: dict[str, Any], wanted: RunConfig) -> dict[str, Any]:
+    """A complete configuration for another task or preset than it was written for.
 
     Args:
-        table: of the run's `config.toml`.
+        table: of the file.
         wanted: names the task and the preset that were asked for, the file's where nothing else was.
 
     Returns:
-        The table without the run's name; without the shape of an environment that is not wanted; and, where another
-        preset is wanted, without what the run had from its own, which would hide the other's.
+        The table without the shape of an environment that is not wanted; and, where another preset is wanted, or the
+        file's is the one that its task has by itself and another task is wanted, without what came from it: that
+        would hide the other's.
     """
-    kept = {key: value for key, value in table.items() if key != "run_id"}
-    if wanted.env != table.get("env"):
-        del kept["environment"]
-    own = table.get("preset")
-    if own in PRESETS and wanted.preset != own:
-        kept = {**_chosen(kept, tomllib.loads(ExperimentConfig().to_toml()), preset_layer(own)), "preset": own}
+    env, own = table["env"], table["preset"]
+    is_another_task = wanted.env != env
+    kept = {key: value for key, value in table.items() if not (is_another_task and key == "environment")}
+    if own not in PRESETS:
+        return kept
+    is_its_tasks_own = own == preset_name(RunConfig(env=env))
+    if wanted.preset != own or (is_another_task and is_its_tasks_own):
+        kept = _chosen(kept, tomllib.loads(ExperimentConfig().to_toml()), preset_layer(own))
+        kept.pop("preset", None)
     return kept
 
 

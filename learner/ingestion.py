@@ -50,6 +50,8 @@ class Ingestion:
         self._quarantine = quarantine
         self._patience = patience
         self._metrics = metrics
+        self._seeding: str | None = None
+        """What the ids of all entries of one seeding begin with."""
         self.turns = TurnTaking(run, self._insert_online) if run.lockstep else None
         """What arrives waits here for its turn, in lockstep."""
 
@@ -57,13 +59,16 @@ class Ingestion:
         """Take in the next entries of the seed.
 
         Returns:
-            Transitions of them; 0 at the end.
+            Transitions of them; 0 at the end, and -1 where the stream was begun anew behind what was read.
 
         Raises:
             DatasetError: an entry does not fit the run.
         """
         steps = 0
         for entry in seed.read(count=_ENTRIES_A_READ):
+            if self._seeding not in (None, seeding := entry.entry_id.partition("-")[0]):
+                return -1
+            self._seeding = seeding
             if isinstance(entry, BadEntry):
                 raise DatasetError(f"seed entry {entry.entry_id} does not fit the run: {entry.reason}")
             self._mirror.insert_seed(self._transitions(entry.trajectory))

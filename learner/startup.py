@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-import torch
-
 from learner.checkpoint import Progress
 from learner.ingestion import Ingestion
 from learner.mirror import ReplayMirror
@@ -15,6 +13,7 @@ from learner.turn_taking import refuse_missing_steps
 from learner.update import fit_observation_scale
 from replay_service.disk_space import wait_for_space
 from replay_service.errors import CheckpointError, ConfigError
+from replay_service.process import WaitNotice
 from replay_service.run_state import Phase, RunState
 from replay_service.seeding import SeedInfo, seed_info
 from replay_service.trajectory_stream import TrajectoryReader
@@ -103,7 +102,7 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
         ConfigError: the device has no room for the transitions that the run may hold.
     """
     run, config, stop, patience = session.run, session.config, session.stop, session.patience
-    is_told = False
+    notice = WaitNotice("learner")  # `wait_for_seed` ends the session's own
     while True:
         mirror = _empty_mirror(session, seeded.steps)
         ingestion = Ingestion(
@@ -117,9 +116,10 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
         )
         if _read_seed(session, ingestion) == seeded.steps or stop.is_set():
             break
-        if not is_told:
-            _log.warning("Redis has lost a part of the offline data: waiting until it is stored again")
-            is_told = True
+        del mirror, ingestion  # the device may not have room for two
+        if not notice.is_waiting:
+            _log.warning("Redis has lost a part of the offline data")
+        notice.waiting("the offline data to be stored again")
         stop.wait(_PAUSE_S)
         session.waits.add("seed", _PAUSE_S)
         seeded = wait_for_seed(session) or seeded
@@ -135,10 +135,12 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
 
 
 def _read_seed(session: Session, ingestion: Ingestion) -> int:
-    """Transitions of the seed stream, which are in the mirror now."""
+    """Transitions of the seed stream, which are in the mirror now; -1 where it was begun anew meanwhile."""
     reader = TrajectoryReader(session.client, session.keys.seed, session.run.spec)
     total = 0
     while not session.stop.is_set() and (steps := session.patience.until_answered(lambda: ingestion.read_seed(reader))):
+        if steps < 0:
+            return steps
         total += steps
     return total
 
@@ -154,8 +156,8 @@ def _empty_mirror(session: Session, seed_steps: int) -> ReplayMirror:
             evict_seed=replay.evict_seed,
             device=session.device,
         )
-    # NumPy's two, for more than there is and for more than can be addressed, and CUDA's.
-    except (MemoryError, ValueError, torch.OutOfMemoryError) as error:
+    # NumPy's two, for more than there is and for more than can be addressed, and torch's for both.
+    except (MemoryError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"replay.capacity {replay.capacity:,}: {session.device} has no room for as many transitions and the "
             f"{seed_steps:,} of the offline data ({error}); give a smaller --replay.capacity"

@@ -229,6 +229,11 @@ class WaitNotice:
             self._last = now
             _log.info("%s waits for %s since %.0f s", self.who, reason, now - self._since)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a wait has begun and not ended."""
+        return self._since is not None
+
     def done(self) -> float:
         """End the wait; returns its length in seconds."""
         waited = 0.0 if self._since is None else self.clock() - self._since

@@ -172,6 +172,7 @@ class Recorder:
 
         Raises:
             OSError: for instance that the disk is full; called again, it goes on without losing or repeating a point.
+                A process that is killed just then may have its last points written twice by the next one.
         """
         for cursor, evaluation in self._reports.evaluations(self._evaluation_cursor):
             self._evaluation_cursor = cursor
@@ -194,7 +195,9 @@ class Recorder:
             sink.flush()
         cursors = _Cursors(self._report_cursor, self._evaluation_cursor)
         if cursors != self._flushed:
-            write_json(self._run_dir / CURSORS_FILE, asdict(cursors))
+            path = self._run_dir / CURSORS_FILE
+            path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have cleared the events away
+            write_json(path, asdict(cursors))
             self._flushed = cursors
         summary = make_summary(
             self._identity,

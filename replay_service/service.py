@@ -27,7 +27,7 @@ from replay_service.datasets import OfflineDataset, load_dataset
 from replay_service.demonstrations import shipped_path
 from replay_service.discovery import DiscoveryServer, target_groups
 from replay_service.disk_space import wait_for_space
-from replay_service.errors import ConfigError, RunDirectoryError
+from replay_service.errors import ConfigError, DatasetError, RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.metrics import RunReader, register_run_metrics
 from replay_service.patience import Patience
@@ -38,7 +38,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.redis_server import LOOPBACK, EmbeddedRedis, find_server
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunStateStore
-from replay_service.seeding import seed, seed_info
+from replay_service.seeding import SeedInfo, seed, seed_info
 from replay_service.waits import WaitSeconds
 
 NO_DATASET = "none"
@@ -222,6 +222,7 @@ class ReplayService:
             patiently(recorder.skip_recorded_reports)
         if not self._seed(client, state):
             return
+        known, can_seed_again = self._patience.until_answered(lambda: seed_info(client, self._keys)), True
         discovery = self._start_discovery(client, endpoint)
         self._files.ready.write_text(str(os.getpid()), encoding="utf-8")
         _log.info("run %s is open; service discovery at http://%s/targets", self._run.run_id, discovery.address)
@@ -257,9 +258,8 @@ class ReplayService:
             wait_for_space(
                 lambda: self._patience.until_answered(tick), "replay service", stop=self._stop, waits=self._waits
             )
-            if self._patience.until_answered(lambda: seed_info(client, self._keys) is None):
-                _log.error("Redis has lost the end of the offline data")
-                self._seed(client, state)
+            if can_seed_again and self._patience.until_answered(lambda: seed_info(client, self._keys) is None):
+                can_seed_again = self._seed_again(client, known)
         discovery.stop()
         _try_to("write the last summary", record_end)
         _try_to("withdraw from service discovery", lambda: state.withdraw_endpoint(_PROCESS_NAME))
@@ -284,6 +284,25 @@ class ReplayService:
         if self._stop.is_set():
             return False
         self._patience.until_answered(state.leave_seeding)
+        return True
+
+    def _seed_again(self, client: RedisClient, known: SeedInfo | None) -> bool:
+        """Store the offline data again, whose end a Redis that died has forgotten; a learner that has them goes on.
+
+        Returns:
+            Whether they could be had, as they were.
+        """
+        try:
+            data = load_seed_data(self._run)
+            if known is not None and (data.fingerprint if data else "") != known.fingerprint:
+                raise DatasetError("the dataset is another than before")
+        except DatasetError as error:
+            _log.error("Redis has lost the end of the offline data, and they cannot be stored again: %s", error)
+            return False
+        _log.error("Redis has lost the end of the offline data; storing them again")
+        self._patience.until_answered(
+            lambda: seed(client, self._keys, data, before_each_request=self._patience.asks_again)
+        )
         return True
 
     def _open_sinks(self) -> tuple[PointSink, ...]:

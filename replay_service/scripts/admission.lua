@@ -17,16 +17,16 @@ end
 
 local function admit(run, counters, actor, want)
   local lease = number(actor, 'lease')
+  local taken = number(counters, 'env_steps') + number(counters, 'leased_steps')
+  local budget = number(run, 'num_env_steps') - taken
   local phase = redis.call('HGET', run, 'phase')
   if phase ~= 'online' then
-    return lease, phase == 'finished' and 'budget' or 'phase'
+    return lease, phase == 'finished' and budget <= 0 and 'budget' or 'phase'
   end
   local need = want - lease
   if need <= 0 then
     return lease, ''
   end
-  local taken = number(counters, 'env_steps') + number(counters, 'leased_steps')
-  local budget = number(run, 'num_env_steps') - taken
   if budget <= 0 then
     return lease, 'budget'
   end

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from launcher import cli
+from launcher.run_directory import RunDirectory
 from replay_service.demonstrations import shipped_path
 
 
@@ -58,9 +59,11 @@ def test_variables_stand_between_options_and_files(
 def saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
     """`config.toml` of a run of pen with the preset `strong`, one setting of which was chosen."""
     assert cli.main(["up", "--env", "pen", "--dry-run", "--learner.temperature", "0.7", "--seed", "3"]) == 0
-    path = tmp_path / "config.toml"
-    path.write_text(capfd.readouterr().out, encoding="utf-8")
-    return path
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.lock.touch()
+    run.config.write_text(capfd.readouterr().out, encoding="utf-8")
+    return run.config
 
 
 def configured(capfd: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -86,10 +89,37 @@ def test_another_preset_takes_the_place_of_the_runs_own_and_leaves_what_was_chos
     assert found == {**plain, "run_id": found["run_id"]}
 
 
-def test_another_task_takes_the_place_of_the_runs_own(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = configured(capfd, "--config", str(saved), "--env", "relocate")
-    plain = configured(capfd, "--env", "relocate", "--learner.temperature", "0.7", "--seed", "3")
+@pytest.mark.parametrize("env", ["relocate", "Pendulum-v1"])
+def test_another_task_takes_the_place_of_the_runs_own_with_its_preset(
+    saved: Path, capfd: pytest.CaptureFixture[str], env: str
+) -> None:
+    found = configured(capfd, "--config", str(saved), "--env", env)
+    plain = configured(capfd, "--env", env, "--learner.temperature", "0.7", "--seed", "3")
     assert found == {**plain, "run_id": found["run_id"]}
+
+
+def test_a_preset_that_was_chosen_goes_along_to_another_task(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["up", "--env", "pen", "--dry-run", "--preset", "paper"]) == 0
+    path = tmp_path / "config.toml"
+    path.write_text(capfd.readouterr().out, encoding="utf-8")
+    found = configured(capfd, "--config", str(path), "--env", "relocate")
+    plain = configured(capfd, "--env", "relocate", "--preset", "paper")
+    assert found == {**plain, "run_id": found["run_id"]}
+
+
+def test_a_complete_file_that_is_no_runs_keeps_its_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["up", "--env", "pen", "--dry-run", "--run-id", "mine"]) == 0
+    path = tmp_path / "mine.toml"
+    path.write_text(capfd.readouterr().out, encoding="utf-8")
+    found = configured(capfd, "--config", str(path), "--actors", "16")
+    assert (found["run_id"], found["actors"]) == ("mine", 16)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "damaged.toml"
+    path.write_text('env = "pen"\npreset = 3\nrun_id = "x"\nlearner = 1\n[environment]\n', encoding="utf-8")
+    assert cli.main(["up", "--config", str(path), "--dry-run"]) == 2
+    assert "preset: expected one of" in shown(capfd)
 
 
 def test_a_file_that_was_written_by_hand_wins_over_a_preset(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from learner.checkpoint import Progress
 from learner.config import LearnerConfig
+from learner.ingestion import Ingestion
 from learner.startup import fill_mirror
 from replay_service.config import ReplayConfig, RunConfig
 from replay_service.datasets import Episode, OfflineDataset
@@ -17,7 +18,7 @@ from replay_service.experience import FloatArray, Trajectory
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
 from replay_service.seeding import seed
-from replay_service.trajectory_stream import TrajectoryWriter
+from replay_service.trajectory_stream import TrajectoryReader, TrajectoryWriter
 from tests.conftest import MakeTrajectory
 from tests.learner.conftest import OpenSession
 
@@ -82,3 +83,39 @@ def test_the_settings_reach_every_transition(
     batch = mirror.gather(mirror._rows(torch.arange(mirror.size)))
     found = np.hstack([field.numpy().reshape(len(field), -1) for field in batch])
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_seeding_that_begins_anew_under_the_reader_is_not_mixed_with_the_one_before(
+    open_session: OpenSession, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("learner.ingestion._ENTRIES_A_READ", 2)
+    draw = np.random.default_rng(0)
+    data = OfflineDataset(
+        tuple(
+            Episode(
+                observations=draw.standard_normal((4, 3), dtype=np.float32),
+                actions=draw.uniform(-1, 1, (3, 1)).astype(np.float32),
+                rewards=np.full(3, number, dtype=np.float32),
+                terminated=False,
+                truncated=True,
+            )
+            for number in range(5)
+        ),
+        ("synthetic",),
+    )
+    seeded = seed(redis_client, keys, data)
+    plain_read, reads = Ingestion.read_seed, []
+
+    def read_and_seed_again(ingestion: Ingestion, reader: TrajectoryReader) -> int:
+        reads.append(plain_read(ingestion, reader))
+        if len(reads) == 1:
+            redis_client.delete(keys.seed_info)
+            seed(redis_client, keys, data)
+        return reads[-1]
+
+    monkeypatch.setattr(Ingestion, "read_seed", read_and_seed_again)
+    mirror, _ = fill_mirror(open_session(run_config, CONFIG), Progress(), seeded)
+    assert reads == [6, -1, 6, 6, 3, 0]
+    actions = mirror.gather(mirror._rows(torch.arange(mirror.size))).actions
+    np.testing.assert_allclose(actions.numpy(), np.concatenate([e.actions for e in data.episodes]))

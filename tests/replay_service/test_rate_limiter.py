@@ -294,13 +294,22 @@ class TestAdmission:
     """The run has a budget of 200 steps, 20 initial ones, a band of 40 and a ratio of 1."""
 
     @pytest.mark.parametrize(
-        ("phase", "reason"), [(Phase.SEEDING, "phase"), (Phase.PRETRAINING, "phase"), (Phase.FINISHED, "budget")]
+        ("phase", "env_steps", "reason"),
+        [
+            (Phase.SEEDING, 0, "phase"),
+            (Phase.PRETRAINING, 0, "phase"),
+            (Phase.FINISHED, 200, "budget"),
+            (Phase.FINISHED, 150, "phase"),  # the budget has grown, and the learner is not there yet
+        ],
     )
     def test_only_the_online_phase_admits(
-        self, writer: TrajectoryWriter, state: RunStateStore, phase: Phase, reason: str
-    ) -> None:
+        self, writer: TrajectoryWriter, state: RunStateStore, redis_client: RedisClient, keys: Keys,
+        phase: Phase, env_steps: int, reason: str,
+    ) -> None:  # fmt: skip
         state.set_phase(phase)
+        redis_client.hset(keys.counters, "env_steps", env_steps)
         assert writer.request(10) == Admission(policy_version=0, lease_steps=0, wait_reason=reason)
+        redis_client.hset(keys.counters, "env_steps", 0)
         state.set_phase(Phase.ONLINE)
         assert writer.request(10) == Admission(policy_version=0, lease_steps=10, wait_reason="")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -360,6 +361,16 @@ class TestRecorder:
             # With a damaged note nobody knows what is missing, and nothing is written twice.
             expected = [1, int(damage is None), 1]
             assert [events[name, step] for step in (10, 20, 30)] == expected
+
+    def test_events_that_were_cleared_away_do_not_end_the_recording(
+        self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path
+    ) -> None:
+        recorder = open_recorder()
+        recorder.update(state.read(), [])
+        shutil.rmtree(tmp_path / "tensorboard")
+        reports.add_evaluation(EVALUATION, request_id="1-0")
+        recorder.update(state.read(), [])
+        assert [row["policy_version"] for row in read_rows(tmp_path)] == ["1"]
 
     def test_an_evaluation_that_redis_forgot_and_was_told_again_counts_once(
         self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path,

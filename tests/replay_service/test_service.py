@@ -16,13 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import redis
 
 from replay_service import patience, records, service
 from replay_service.config import RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, connect
-from replay_service.errors import ConfigError
+from replay_service.datasets import Episode, OfflineDataset
+from replay_service.errors import ConfigError, DatasetError
 from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.process import PARENT_VARIABLE, StopSignal
@@ -214,7 +216,7 @@ class TestFaults:
         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     ) -> None:  # fmt: skip
         def write(path: Path, values: dict[str, Any]) -> None:
-            if values["status"] != "running":
+            if values.get("status", "running") != "running":
                 raise OSError(errno.ENOSPC, "No space left on device")
             write_json(path, values)
 
@@ -237,6 +239,39 @@ class TestFaults:
             wait_until(lambda: seed_info(redis_client, keys) is not None, "the offline data to be stored again")
             assert seed_info(redis_client, keys) == before
             assert state.read().phase is Phase.ONLINE
+
+    def test_a_dataset_that_is_gone_when_redis_has_forgotten_it_does_not_end_the_run(
+        self, serving: Callable[[], AbstractContextManager[None]], redis_client: RedisClient, keys: Keys,
+        wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        def missing(_run: RunConfig) -> None:
+            raise DatasetError("demos.npz: no such file")
+
+        state = RunStateStore(redis_client, keys)
+        with serving():
+            monkeypatch.setattr(service, "load_seed_data", missing)
+            redis_client.delete(keys.seed_info)
+            wait_until(lambda: "cannot be stored again: demos.npz: no such file" in caplog.text, "the loss to be told")
+            redis_client.hset(keys.endpoints, "noted", "by a living service")
+            before = redis_client.hget(keys.processes, "replay")
+            redis_client.hdel(keys.processes, "replay")
+            wait_until(lambda: redis_client.hget(keys.processes, "replay") == before, "a service that goes on")
+            assert list(state.endpoints()) == ["noted", "replay"]
+        assert caplog.text.count("cannot be stored again") == 1
+
+    def test_another_dataset_does_not_take_the_place_of_one_that_redis_has_forgotten(
+        self, serving: Callable[[], AbstractContextManager[None]], redis_client: RedisClient, keys: Keys,
+        wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        episode = Episode(
+            observations=np.zeros((3, 3), np.float32), actions=np.zeros((2, 1), np.float32),
+            rewards=np.zeros(2, np.float32), terminated=False, truncated=True,
+        )  # fmt: skip
+        with serving():
+            monkeypatch.setattr(service, "load_seed_data", lambda _run: OfflineDataset((episode,), ("other",)))
+            redis_client.delete(keys.seed_info)
+            wait_until(lambda: "cannot be stored again: the dataset is another" in caplog.text, "the loss to be told")
+        assert seed_info(redis_client, keys) is None
 
 
 class TestProcess:
