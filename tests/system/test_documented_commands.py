@@ -28,6 +28,7 @@ MOST_PROSE = {
     "plot": 2,
     "report": 2,
     "export": 2,
+    "eval": 2,
     "status": 1,
     "doctor": 1,
     "logs": 1,
@@ -53,6 +54,10 @@ def test_up_accepts_what_the_documents_say(words: list[str], tmp_path: Path) -> 
     given = [data if before == "--dataset" and word != "none" else word for before, word in pairwise(["", *words])]
     if "--redis-url" in given:  # there is none of that name here; test_up.py has a real one
         del given[given.index("--redis-url") : given.index("--redis-url") + 2]
+    if "--config" in given:  # of a run
+        path = tmp_path / given[given.index("--config") + 1]
+        path.parent.mkdir(parents=True)
+        path.write_text(launcher("up", "--env", "pen", "--dry-run").stdout, encoding="utf-8")
     launcher(*given, "--dry-run", cwd=tmp_path)
 
 
@@ -94,6 +99,11 @@ def test_the_other_commands_do_what_they_say(start: Start, tmp_path: Path) -> No
         given = [entry if word == "1700000000000-0" else word for word in words]
         if given[:2] == ["dataset", "inspect"]:
             given[2] = str(shipped_path("door" if "door" in given else "pen"))
+        if given[0] == "eval":  # a short run has few versions, and many episodes take minutes
+            for option, value in (("--version", "1"), ("--episodes", "2")):
+                if option in given:
+                    del given[given.index(option) : given.index(option) + 2]
+                given += [option, value]
         launcher(*given, cwd=tmp_path)
         tried.append(words[0])
-    assert {"plot", "report", "replay", "export", "dataset", "status", "doctor", "logs"} <= set(tried)
+    assert {"eval", "plot", "report", "replay", "export", "dataset", "status", "doctor", "logs"} <= set(tried)
