@@ -81,7 +81,11 @@ def draw(name: str, folder: Path) -> Path:
 
 def _references(rows: Sequence[EvaluationRow]) -> list[Reference]:
     return [
-        Reference(f"{of_env[0].preset}, no env steps", fmean(row.success_final or 0.0 for row in of_env), of_env[0].env)
+        Reference(
+            f"{of_env[0].preset}, no env steps",
+            round(fmean(row.success_final or 0.0 for row in of_env), 2),
+            of_env[0].env,
+        )
         for of_env in ([row for row in rows if row.env == env] for env in _PANELS)
         if of_env
     ]
