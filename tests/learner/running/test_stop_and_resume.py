@@ -303,6 +303,12 @@ class TestAVersionThatRedisLost:
         (_untrained, asked) = evaluation_requests(redis_client, keys)
         newest = drive(run_config).until(learner, lambda state: state.policy_version >= 3)
         assert newest.phase is Phase.ONLINE
+
+        def is_idle() -> bool:  # or it would be in the middle of a publication, which a Redis that dies cuts off
+            state = seeded_state.read()
+            return state.online_grad_steps == state.env_steps - state.initial_env_steps
+
+        wait_until(is_idle, "the learner to have done all updates")
         with redis_client.pipeline(transaction=True) as pipe:
             pipe.hset(keys.run, mapping={"policy_version": 0, "evaluations_requested": 1})
             pipe.xtrim(keys.evaluation_requests, maxlen=0)
