@@ -104,7 +104,7 @@ def fill_mirror(session: Session, progress: Progress, seeded: SeedInfo) -> Exper
     run, config, stop, patience = session.run, session.config, session.stop, session.patience
     notice = WaitNotice("learner")  # `wait_for_seed` ends the session's own
     while True:
-        mirror = _empty_mirror(session, seeded.steps)
+        mirror = _empty_mirror(session, progress, seeded.steps)
         ingestion = Ingestion(
             run,
             config,
@@ -145,7 +145,7 @@ def _read_seed(session: Session, ingestion: Ingestion) -> int:
     return total
 
 
-def _empty_mirror(session: Session, seed_steps: int) -> ReplayMirror:
+def _empty_mirror(session: Session, progress: Progress, seed_steps: int) -> ReplayMirror:
     spec, replay = session.run.spec, session.run.replay
     try:
         return ReplayMirror(
@@ -158,6 +158,8 @@ def _empty_mirror(session: Session, seed_steps: int) -> ReplayMirror:
         )
     # NumPy's two, for more than there is and for more than can be addressed, and torch's for both.
     except (MemoryError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and progress.grad_steps:
+            raise  # a GPU that had room before has it again, once the memory of a killed process is freed: begin anew
         raise ConfigError(
             f"replay.capacity {replay.capacity:,}: {session.device} has no room for as many transitions and the "
             f"{seed_steps:,} of the offline data ({error}); give a smaller --replay.capacity"

@@ -14,10 +14,11 @@ from learner.ingestion import Ingestion
 from learner.startup import fill_mirror
 from replay_service.config import ReplayConfig, RunConfig
 from replay_service.datasets import Episode, OfflineDataset
+from replay_service.errors import ConfigError
 from replay_service.experience import FloatArray, Trajectory
 from replay_service.keys import Keys
 from replay_service.redis_client import RedisClient
-from replay_service.seeding import seed
+from replay_service.seeding import SeedInfo, seed
 from replay_service.trajectory_stream import TrajectoryReader, TrajectoryWriter
 from tests.conftest import MakeTrajectory
 from tests.learner.conftest import OpenSession
@@ -119,3 +120,16 @@ def test_a_seeding_that_begins_anew_under_the_reader_is_not_mixed_with_the_one_b
     assert reads == [6, -1, 6, 6, 3, 0]
     actions = mirror.gather(mirror._rows(torch.arange(mirror.size))).actions
     np.testing.assert_allclose(actions.numpy(), np.concatenate([e.actions for e in data.episodes]))
+
+
+@pytest.mark.parametrize(("grad_steps", "raised"), [(0, ConfigError), (7, torch.OutOfMemoryError)])
+def test_a_gpu_without_room_is_refused_at_the_start_and_tried_again_after_a_crash(
+    open_session: OpenSession, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch,
+    grad_steps: int, raised: type[Exception],
+) -> None:  # fmt: skip
+    def no_room(**_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("learner.startup.ReplayMirror", no_room)
+    with pytest.raises(raised, match="CUDA out of memory"):
+        fill_mirror(open_session(run_config, CONFIG), Progress(offline_grad_steps=grad_steps), SeedInfo("", 0, 0))
