@@ -20,6 +20,7 @@ from replay_service.trajectory_stream import BadEntry
 from tests.learner.running.driving import (
     DriveRun,
     StartLearner,
+    SyntheticActor,
     WaitUntil,
     wait_for_phase,
 )
@@ -52,6 +53,7 @@ class TestBadMessages:
         """The worst moment: after the learner has read the stream, and before it reads the number of stored steps."""
         monkeypatch.setattr("learner.upkeep._SYNC_EVERY_S", 1e9)  # no chance look at the stream between updates
         driving = drive(run_config)
+        late = SyntheticActor(redis_client, run_config, actor_id=1)  # the learner's thread plays it, no other does
         arrived: list[int] = []
 
         def let_one_arrive_late(learner: Learner) -> None:
@@ -59,10 +61,10 @@ class TestBadMessages:
 
             def hget(name: str, key: str) -> bytes | None:
                 if not arrived and int(plain_hget(name, "env_steps") or 0) == run_config.num_env_steps - 10:
-                    lease = driving.actor.request()
+                    lease = late.request()
                     if lease:
-                        driving.actor.append(lease, broken=True)
-                        arrived.append(lease)
+                        arrived.append(lease)  # before it is stored, that the other actor stops at once
+                        late.append(lease, broken=True)
                 return plain_hget(name, key)
 
             learner.session.client.hget = hget  # type: ignore[method-assign]
