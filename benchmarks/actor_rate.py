@@ -22,6 +22,7 @@ from actors.environment import make_environment
 from actors.outbox import Outbox
 from actors.policy import NumpyPolicy
 from actors.rollout import Rollout
+from benchmarks.arguments import take_no_arguments
 from benchmarks.record import compared, limited, report
 from benchmarks.synthetic import CHUNK_STEPS, service
 from replay_service.experience import FloatArray
@@ -84,6 +85,7 @@ class BarePhysics:
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     generator = np.random.default_rng(7)
     seed = int(np.random.default_rng(7).integers(2**31))  # as the rollout draws it
     policy = NumpyPolicy(some_weights())

@@ -90,6 +90,12 @@ def _without_folders(settings: dict[str, object]) -> dict[str, object]:
     return {**settings, "dataset": [Path(str(source)).name for source in sources]}
 
 
+def _without_run_directory(command: Sequence[str]) -> list[str]:
+    """A command for any directory: in its own is a run, beside which the launcher would not begin another."""
+    place = list(command).index("--run-dir")
+    return [*command[:place], *command[place + 2 :]]
+
+
 def resolved_settings(command: Sequence[str]) -> dict[str, object]:
     """The settings with which `launcher up ...` would begin a run, named as those of one that was begun.
 
@@ -98,7 +104,7 @@ def resolved_settings(command: Sequence[str]) -> dict[str, object]:
     """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = cli.main([*command[1:], "--dry-run"])
+        code = cli.main([*_without_run_directory(command[1:]), "--dry-run"])
     if code:
         raise ConfigError(f"the launcher refuses this command (see above): {shlex.join(command)}")
     return flat_settings(tomllib.loads(printed.getvalue()))

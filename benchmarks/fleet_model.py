@@ -8,12 +8,14 @@ Beside that stand what the learner needs to take the chunks in, and the bytes a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from actors.calibration import untrained_weights
+from benchmarks.arguments import take_no_arguments
 from benchmarks.record import limited, report
 from benchmarks.synthetic import CHUNK_STEPS, random_trajectory, service
 from benchmarks.timing import alternate, timer
@@ -30,7 +32,7 @@ PUBLICATIONS_A_SECOND = 1.0
 ACTORS_A_HOST = 64
 _BUSY_AT_MOST = 0.7
 _SIMULATED_S = 20.0
-_MESSAGES = 300
+_MESSAGES = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,16 @@ def measure() -> Constants:
         ))  # fmt: skip
         made = [random_trajectory(0, epoch, sequence) for sequence in range(_MESSAGES)]
 
-        def held(act: object, *, count: int = _MESSAGES) -> float:
-            assert callable(act)
+        def held(act: Callable[[], object]) -> float:
             before = where.cpu_seconds()
-            for _ in range(count):
+            for _ in range(_MESSAGES):
                 act()
-            return (where.cpu_seconds() - before) / count
+            return (where.cpu_seconds() - before) / _MESSAGES
 
         remaining = iter(made)
         # The server's whole CPU time of a message: reading, the command, the append-only file, the answer.
         append_s = held(lambda: writer.append(next(remaining), want_steps=CHUNK_STEPS))
-        fetch_s = held(lambda: client.get(where.keys.weights), count=5 * _MESSAGES)
+        fetch_s = held(lambda: client.get(where.keys.weights))
         weights_bytes = len(client.get(where.keys.weights) or b"")
         client.close()
     message = wire.encode_trajectory(made[0])
@@ -122,6 +123,7 @@ def waits(constants: Constants, actors: int, fetchers: int, servers: int) -> tup
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     torch.set_num_threads(1)
     constants = measure()
     for actors in FLEETS:

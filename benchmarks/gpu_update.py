@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.arguments import take_no_arguments
 from benchmarks.learner_update import SPEC, filled_mirror
 from benchmarks.record import compared, report, skipped
 from benchmarks.timing import Timer, alternate
@@ -110,6 +111,7 @@ def measure(mirror: ReplayMirror, batch_size: int, device: torch.device) -> None
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     if not torch.cuda.is_available():
         report(skipped("AWAC update on a GPU", "no CUDA GPU here"))
         return

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
+from benchmarks.arguments import take_no_arguments
 from benchmarks.peer import PeerMissing, peer
 from benchmarks.record import compared, report, skipped
 from benchmarks.timing import Timer, alternate, timer
@@ -148,6 +149,7 @@ def measure(mirror: ReplayMirror, name: str, threads: int) -> None:
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     prefer_onednn()  # as the learner does
     mirror = filled_mirror(200_000)
     for name in CASES:

@@ -101,6 +101,7 @@ EXPERIMENTS = (
     Experiment("published-door", "door", "published", 300_000, with_rollouts=True, options=_BATCH_256),
     Experiment("published-relocate", "relocate", "published", 300_000, seeds=1, with_rollouts=True, options=_BATCH_256),
     Experiment("published-door-without-rollouts", "door", "published", 60_000, seeds=1, options=_BATCH_256),
+    Experiment("published-door-batch-1024", "door", "published", 100_000, seeds=2, with_rollouts=True),
     Experiment("published-pen-batch-1024", "pen", "published", 100_000, seeds=1, with_rollouts=True),
     Experiment("published-relocate-batch-1024", "relocate", "published", 100_000, seeds=1, with_rollouts=True),
     Experiment("strong-pen-but-temperature", "pen", "strong", 100_000, seeds=1,

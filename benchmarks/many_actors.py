@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.arguments import take_no_arguments
 from benchmarks.online_run import online_run
 from benchmarks.record import compared, limited, report
 
@@ -65,6 +66,7 @@ def measure(actors: int) -> Found:
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     few, many = measure(FEW), measure(MANY)
     report(compared(
         f"launcher up --actors {MANY}", many.env_steps_a_second, "env steps/s", against=f"--actors {FEW}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.arguments import take_no_arguments
 from launcher.learning_curves import EvaluationRow, make_curves, read_evaluations
 from launcher.plot import Reference, draw_curves
 
@@ -36,6 +37,7 @@ PICTURES = {
     "strong.png": Picture(("strong.csv",), references="behaviour-cloning.csv"),
     "actors.png": Picture(("actors.csv",)),
     "strong-without.png": Picture(("strong-without.csv",)),
+    "strong-shipped.png": Picture(("strong-shipped.csv",)),
     "strong-on.png": Picture(("strong-on.csv",)),
     "strong-on-changed.png": Picture(
         ("strong-on.csv", "strong-on-changed.csv"),
@@ -92,6 +94,7 @@ def _references(rows: Sequence[EvaluationRow]) -> list[Reference]:
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     for name in PICTURES:
         print(draw(name, RESULTS))
 

@@ -19,7 +19,10 @@ FALL_TOLERANCE = 0.25
 """A ratio that lies below the committed one by more than this share is a regression; the sides of a ratio are measured
 alternately, so most of what else the machine does falls on both."""
 
-_COLUMNS = ("name", "value", "unit", "against", "ratio", "target", "met", "machine", "date", "commit")
+_COLUMNS = (
+    "name", "value", "unit", "against", "ratio", "target", "met", "note", "machine", "avx512", "priority", "date",
+    "commit",
+)  # fmt: skip
 _PACKAGES = ("torch", "numpy", "mujoco", "redis", "ray")
 
 
@@ -92,6 +95,23 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB"
 
 
+@cache
+def has_avx512() -> bool | None:
+    """Whether this processor has AVX-512, on which the time of matrix products depends; None: not known."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return any("avx512f" in line.split() for line in file if line.startswith("flags"))
+    except OSError:
+        return None
+
+
+def priority() -> str:
+    """How this process gets its cores: "real-time" by `chrt -r` or `-f`, before all others; else by its niceness."""
+    if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK in {os.SCHED_RR, os.SCHED_FIFO}:
+        return f"real-time {os.sched_getparam(0).sched_priority}"
+    return f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"
+
+
 _LOAD_AT_START = os.getloadavg()[0]
 
 
@@ -126,8 +146,11 @@ def versions() -> dict[str, str]:
 
 def report(measurement: Measurement) -> None:
     """Print one answer as a line of JSON."""
-    stamp = {"machine": f"{machine()}; load {load():g}", "date": time.strftime("%Y-%m-%d"), "commit": commit()}
-    print(json.dumps({**asdict(measurement), **stamp, "versions": versions()}), flush=True)
+    stamp = {
+        "machine": f"{machine()}; load {load():g}", "avx512": has_avx512(), "priority": priority(),
+        "date": time.strftime("%Y-%m-%d"), "commit": commit(), "versions": versions(),
+    }  # fmt: skip
+    print(json.dumps({**asdict(measurement), **stamp}), flush=True)
 
 
 def read_table(text: str) -> dict[str, dict[str, object]]:

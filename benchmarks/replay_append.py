@@ -11,11 +11,11 @@ import contextlib
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from benchmarks.arguments import take_no_arguments
 from benchmarks.peer import Peer, PeerMissing, peer
 from benchmarks.record import compared, limited, report, skipped
 from benchmarks.synthetic import CHUNK_STEPS, Writers, random_trajectory, service
@@ -47,24 +47,26 @@ def open_redis() -> Iterator[int]:
             process.wait()
 
 
-def rate_of(peers: list[Peer], chunks: int) -> float:
-    """Environment steps a second of some peers that work at the same time."""
+def rate_of(peers: Sequence[Peer], chunks: int) -> float:
+    """Environment steps a second of some peers that work at the same time.
 
-    def work(one: Peer) -> None:
-        with contextlib.suppress(PeerMissing):
-            one.take(chunks)
-
-    threads = [threading.Thread(target=work, args=(one,)) for one in peers]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(peers) * chunks * CHUNK_STEPS / (time.perf_counter() - began)
+    Raises:
+        PeerMissing: one of them ended: the others had the machine to themselves, and their rate answers nothing.
+    """
+    with ThreadPoolExecutor(len(peers)) as asking:
+        began = time.perf_counter()
+        answers = [asking.submit(one.take, chunks) for one in peers]
+        for answer in answers:
+            answer.result()
+        return len(peers) * chunks * CHUNK_STEPS / (time.perf_counter() - began)
 
 
 def rates_of_peers(script: str, environment: str, arguments: list[str]) -> tuple[str, list[float]]:
-    """Version and rates of a peer, as many processes of it as there are writers."""
+    """Version and rates of a peer, as many processes of it as there are writers.
+
+    Raises:
+        PeerMissing: one of them did not start, or ended.
+    """
     with ThreadPoolExecutor(WRITERS) as starters, contextlib.ExitStack() as stack:
 
         def start(index: int) -> Peer:
@@ -76,6 +78,7 @@ def rates_of_peers(script: str, environment: str, arguments: list[str]) -> tuple
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     name = f"append, {WRITERS} writers"
     with service(capacity=_CAPACITY) as where:
         writers = Writers(where, range(WRITERS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.arguments import take_no_arguments
 from benchmarks.learner_update import filled_mirror
 from benchmarks.peer import PeerMissing, peer
 from benchmarks.record import compared, report, skipped
@@ -15,6 +16,7 @@ LOWEST_SPEEDUP = 4.0
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     torch.set_num_threads(1)
     mirror = filled_mirror(TRANSITIONS)
     generator = torch.Generator().manual_seed(0)

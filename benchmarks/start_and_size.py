@@ -12,6 +12,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from benchmarks.arguments import take_no_arguments
 from benchmarks.online_run import family, online_run
 from benchmarks.record import limited, report
 
@@ -54,6 +55,7 @@ def logged_at(log: Path, text: str) -> float:
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     report(limited("launcher --help", best_help_seconds(), "s", at_most=LONGEST_HELP_S))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

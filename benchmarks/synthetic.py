@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import tempfile
@@ -60,9 +61,12 @@ class Service:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, its threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU time of a process, its threads included, to the nanosecond: /proc counts in ticks of 10 ms."""
+    clock = ctypes.c_int()
+    error = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
+    if error:
+        raise ProcessLookupError(error, os.strerror(error), pid)
+    return time.clock_gettime(clock.value)
 
 
 @contextlib.contextmanager

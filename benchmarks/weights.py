@@ -18,6 +18,7 @@ import numpy as np
 
 from actors.policy import NumpyPolicy
 from benchmarks.actor_rate import some_weights
+from benchmarks.arguments import take_no_arguments
 from benchmarks.record import compared, report
 from benchmarks.synthetic import CHUNK_STEPS, Service, random_trajectory, service
 from benchmarks.timing import alternate, timer
@@ -86,6 +87,7 @@ def delays_of_actors(where: Service, weights: PolicyWeights, period: float) -> l
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     weights, period = some_weights(), chunk_seconds()
     with service() as where:
         delays = delays_of_actors(where, weights, period)

@@ -2,7 +2,8 @@
 
 Real Redis, real messages of relocate's policy, real pools: processes that fork their actors, which look every 20 ms
 whether there is a newer version and fetch it, each for itself or once a pool. A line for each number of actors and each
-way: bytes that left Redis for one publication, and how long until the last actor had it. Pools stand for hosts.
+way: bytes that left Redis for one publication, and how long until the last actor had it. Pools stand for hosts. The two
+ways take turns, a few publications each.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -20,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from actors.shared_weights import SharedWeights
-from benchmarks.record import Measurement, report
+from benchmarks.arguments import take_no_arguments
+from benchmarks.record import Measurement, compared, limited, report
 from replay_service import wire
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.keys import Keys
@@ -30,7 +33,9 @@ from replay_service.weights_channel import WeightsChannel
 
 FLEETS = ((1, 1), (32, 4), (256, 8))
 """(actors, pools)"""
-PUBLICATIONS = 8
+ROUNDS = 4
+PUBLICATIONS = 2
+"""Of each way in each round."""
 LOOK_EVERY_S = 0.02
 LONGEST_WAIT_S = 60.0
 
@@ -86,9 +91,19 @@ def pool(fleet: Fleet, actors: int, shares: bool) -> None:
     time.sleep(3600)
 
 
-def measure(redis: EmbeddedRedis, actors: int, pools: int, *, shares: bool) -> tuple[float, float]:
-    """Bytes out of Redis a publication, and the median of the seconds until all actors had it."""
-    keys = Keys(f"fanout-{actors}-{shares}")
+@dataclass(frozen=True, slots=True)
+class Publications:
+    """What some publications cost."""
+
+    sent: list[int]
+    """Bytes out of Redis."""
+    seconds: list[float]
+    """Until all actors had the version."""
+
+
+def measure(redis: EmbeddedRedis, name: str, actors: int, pools: int, *, shares: bool) -> Publications:
+    """Start a fleet under a name of its own, publish to it, and end it."""
+    keys = Keys(name)
     fleet = Fleet(redis.endpoint, keys, _FORK.Value("i", 0), _FORK.Value("i", 0))
     client = connect(redis.endpoint)
     channel = WeightsChannel(client, keys)
@@ -110,7 +125,7 @@ def measure(redis: EmbeddedRedis, actors: int, pools: int, *, shares: bool) -> t
                 time.sleep(0.002)
             seconds.append(time.monotonic() - began)
             sent.append(int(client.info("stats")["total_net_output_bytes"]) - before)
-        return statistics.median(sent[1:]), statistics.median(seconds[1:])  # the first also connects
+        return Publications(sent[1:], seconds[1:])  # the first also connects
     finally:
         for host in hosts:
             for child in Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split():
@@ -119,36 +134,36 @@ def measure(redis: EmbeddedRedis, actors: int, pools: int, *, shares: bool) -> t
             host.join()
 
 
+def in_turns(redis: EmbeddedRedis, actors: int, pools: int) -> tuple[Publications, Publications]:
+    """What publications cost when each actor fetches for itself, and when each pool does."""
+    each, pooled = Publications([], []), Publications([], [])
+    for index in range(ROUNDS):
+        for way, shares in ((each, False), (pooled, True)):
+            found = measure(redis, f"fanout-{actors}-{shares}-{index}", actors, pools, shares=shares)
+            way.sent.extend(found.sent)
+            way.seconds.extend(found.seconds)
+    return each, pooled
+
+
+def report_both(what: str, unit: str, each: Sequence[float], pooled: Sequence[float]) -> None:
+    """The medians of both ways; once a pool stands beside each for itself."""
+    one, other = statistics.median(each), statistics.median(pooled)
+    report(limited(f"{what}_each", one, unit))
+    report(compared(f"{what}_pool", other, unit, against=f"{what}_each", other=one, less_is_better=True))
+
+
 def main() -> None:
     """Measure every fleet both ways."""
+    take_no_arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         redis = EmbeddedRedis.start(Path(folder), server=find_server(), max_memory_mb=256)
         try:
             report(Measurement(name="weights_message", value=len(wire.encode_policy_weights(policy(1))), unit="bytes"))
             for actors, pools in FLEETS:
-                each_bytes, each_s = measure(redis, actors, pools, shares=False)
-                pool_bytes, pool_s = measure(redis, actors, pools, shares=True)
+                each, pooled = in_turns(redis, actors, pools)
                 where = f"{actors}_actors_{pools}_pools"
-                report(Measurement(name=f"publication_{where}_each", value=each_bytes, unit="bytes"))
-                report(
-                    Measurement(
-                        name=f"publication_{where}_pool",
-                        value=pool_bytes,
-                        unit="bytes",
-                        against=f"publication_{where}_each",
-                        ratio=pool_bytes / each_bytes,
-                    )
-                )
-                report(Measurement(name=f"arrival_{where}_each", value=each_s, unit="s"))
-                report(
-                    Measurement(
-                        name=f"arrival_{where}_pool",
-                        value=pool_s,
-                        unit="s",
-                        against=f"arrival_{where}_each",
-                        ratio=pool_s / each_s,
-                    )
-                )
+                report_both(f"publication_{where}", "bytes", each.sent, pooled.sent)
+                report_both(f"arrival_{where}", "s", each.seconds, pooled.seconds)
         finally:
             redis.stop()
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.arguments import take_no_arguments
 from benchmarks.online_run import online_run
 from benchmarks.record import compared, limited, report
 
@@ -21,6 +22,7 @@ _SETTLE_S = 3.0
 
 
 def main() -> None:
+    take_no_arguments(__doc__)
     with (
         tempfile.TemporaryDirectory() as folder,
         online_run(
