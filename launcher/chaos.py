@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 
 from actors.config import ActorConfig
-from launcher.drill import Drill, LiveRun, Role, execute
+from launcher.drill import Drill, LiveRun, NothingLeftToKill, NothingToKillNow, Role, execute
 from launcher.experiment import LauncherConfig
 from launcher.run_directory import RunDirectory
 from launcher.wording import percent
 from replay_service.config import RunConfig
-from replay_service.errors import ConfigError, RunDirectoryError
+from replay_service.errors import ConfigError, RunDirectoryError, UserError
 
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PAUSE_S = 0.2
@@ -88,6 +88,9 @@ def run_drills(
 ) -> bool:
     """Kill, wait, count; again until `times`, the end of the run, or Ctrl-C.
 
+    Behind the first drill no refusal hides a drill that failed: what is away at its turn is waited for, and a run that
+    is over ends the series with its verdict.
+
     Args:
         directory: of a run that is up.
         config: its configuration.
@@ -102,7 +105,7 @@ def run_drills(
         Whether every drill passed.
 
     Raises:
-        ConfigError, RunDirectoryError: there is nothing that may be killed.
+        ConfigError, RunDirectoryError: there is nothing that may be killed, and no drill has failed before.
     """
     if directory.holder() is None:
         raise RunDirectoryError(f"{directory.path} is not running: drills need a run that is up (`launcher up`)")
@@ -111,20 +114,50 @@ def run_drills(
     try:
         while True:
             began = time.monotonic()
-            drill = execute(run, role, number, limit_s=limit_s, say=_silent if as_json else say)
-            say(json.dumps(drill.to_json()) if as_json else line(drill))
-            passed, number = passed and drill.passed, number + 1
-            if every_s is None or number == times or drill.ended_as is not None:
+            drill = _take_turn(run, role, number, limit_s=limit_s, say=_silent if as_json else say)
+            if drill is not None:
+                say(json.dumps(drill.to_json()) if as_json else line(drill))
+            passed, number = passed and drill is not None and drill.passed, number + 1
+            if every_s is None or number == times or (drill is not None and drill.ended_as is not None):
                 return passed
             while time.monotonic() - began < every_s:
                 time.sleep(_PAUSE_S)
                 if directory.holder() is None:
                     print("the run has ended", file=sys.stderr)
                     return passed
+    except NothingLeftToKill as error:
+        if number == 0:
+            raise
+        print(error, file=sys.stderr)
+        return passed
+    except UserError as error:
+        if passed:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return False
     except KeyboardInterrupt:
         return passed
     finally:
         run.close()
+
+
+def _take_turn(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Callable[[str], None]) -> Drill | None:
+    """One drill; behind the first, what is away is given as long to come as a drill gives it to come back.
+
+    Returns:
+        None: it did not come, as was said.
+    """
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return execute(run, role, number, limit_s=limit_s, say=say)
+        except NothingToKillNow as error:
+            if number == 0:
+                raise
+            if time.monotonic() > deadline:
+                print(f"BAD  drill {number + 1}: nothing to kill for {limit_s:g} s: {error}", file=sys.stderr)
+                return None
+        time.sleep(_PAUSE_S)
 
 
 def _silent(_text: str) -> None:

@@ -15,6 +15,8 @@ _OLD_WEIGHTS_S = 300.0
 _DROP = 0.2
 _STARVED_RATIO = 0.9
 _LONG_QUEUE = 5
+_LEARNED_BY_GRAD_STEPS = 1000
+"""A critic that has had no gradient in so many will hardly have one later."""
 
 
 def concerns(snapshot: Snapshot) -> list[str]:
@@ -56,6 +58,12 @@ def _about_learner(snapshot: Snapshot) -> Iterator[str]:
     if silence > _SILENT_LEARNER_S:
         yield f"the learner has not reported for {age(silence)}"
         return
+    unlearned = int(report.metrics.get("unlearned_critics", 0.0))
+    if unlearned and report.grad_steps >= _LEARNED_BY_GRAD_STEPS:
+        yield (
+            f"{counted(unlearned, 'critic')} without any gradient so far: all values at the clamp max_q; another seed, "
+            "or --learner.max-q none --learner.max-target 0"
+        )
     if state.phase is not Phase.ONLINE:
         return
     waiting = report.metrics.get("waiting_ratio", 0.0)

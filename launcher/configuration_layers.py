@@ -12,6 +12,7 @@ from cyclopts.config import Dict, Env
 
 from launcher.experiment import ExperimentConfig, preset_layer, preset_name
 from launcher.run_directory import RunDirectory
+from launcher.silent_conversions import refuse_silent_conversions
 from launcher.up_command import UpOptions
 from learner.config import PRESETS
 from replay_service.config import AUTO_ACTORS, RunConfig
@@ -51,15 +52,16 @@ def set_layers(app: App, arguments: list[str]) -> None:
     what to compare a dataset with.
 
     Raises:
-        ConfigError: the configuration file cannot be read, or the preset is unknown.
+        ConfigError: the configuration file cannot be read, a value would be converted into another one in silence, or
+            the preset is unknown.
         RunDirectoryError: there is no run to resume.
         cyclopts.CycloptsError: the line cannot be parsed; already printed.
     """
-    app.config = ()
+    _put(app, [])
     if not _is_up(arguments):
         return
     environment = Env(_ENVIRONMENT_PREFIX, command=False)
-    app.config = (environment,)
+    _put(app, [environment])
     if {"--help", "-h"} & set(arguments):
         return
     options, _experiment = _parse_up(app, arguments)
@@ -69,18 +71,22 @@ def set_layers(app: App, arguments: list[str]) -> None:
         if _is_complete(table):
             if RunDirectory(options.config.parent).lock.exists():
                 del table["run_id"]  # of another run, which keeps it
-            app.config = (environment, _layer(table, str(options.config)))
+            _put(app, [environment, _layer(table, str(options.config))])
             _options, wanted = _parse_up(app, arguments)
             table = adapted(table, wanted.run)
         layers.append(_layer(table, str(options.config)))
     saved = _file_to_resume(options)
     if saved is not None:
         layers.append(_layer(read_toml(saved), str(saved)))
-    app.config = tuple(layers)
+    _put(app, layers)
     _options, experiment = _parse_up(app, arguments)
     name = preset_name(experiment.run)
     layers.append(_layer(preset_layer(name), f"preset {name}"))
-    app.config = tuple(layers)
+    _put(app, layers)
+
+
+def _put(app: App, layers: list[Any]) -> None:
+    app.config = (*layers, refuse_silent_conversions)
 
 
 def _is_complete(table: dict[str, Any]) -> bool:

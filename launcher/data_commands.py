@@ -84,6 +84,8 @@ def plot(
     paths = runs or (find_run(None).path,)
     if label and len(label) != len(paths):
         raise ConfigError(f"--label: expected one for each of {len(paths)} runs, got {len(label)}")
+    if csv is not None and csv.resolve() == output.resolve():
+        raise ConfigError(f"--csv: expected another file than the picture that --output names, got {csv}")
     for option, written in (("--output", output), ("--csv", csv)):
         refuse_to_overwrite(paths, written, option)
     labels = label or (None,) * len(paths)
@@ -251,6 +253,7 @@ def video(
     from launcher.kept_policies import pick_policy
     from launcher.run_directory import find_run
     from launcher.video import check_packages, film
+    from launcher.whole_file import file_to_write
     from replay_service.config_file import load_role_config
     from replay_service.keys import Keys
 
@@ -262,6 +265,7 @@ def video(
     with _replay_of(directory.path) as (client, config):
         chosen = pick_policy(client, Keys(config.run_id), version)
     path = output or directory.videos / f"version-{chosen[0].version}.mp4"
+    file_to_write(path)  # refuses here, before anything is filmed
     wanted = min(_FILMED_EPISODES, evaluator.episodes) if episodes is None else episodes
     print("\n".join(film(config, evaluator, chosen, path, episodes=wanted).lines()))
     return 0

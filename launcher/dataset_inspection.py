@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.text import Text
 from launcher.wording import percent
 from replay_service.datasets import DatasetFacts, inspect_dataset, load_dataset
 from replay_service.datasets.inspection import ArrayFacts, guess_task
-from replay_service.errors import FAILURE_EXIT_CODE, DatasetError
+from replay_service.errors import FAILURE_EXIT_CODE, ConfigError, DatasetError
 from replay_service.experience import ExperienceSpec
 from replay_service.tasks import find_task
 
@@ -22,6 +23,7 @@ _BINS = 10
 _BYTES_A_MB = 1e6
 _ROUNDING_ULPS = 64
 """More than there are bins in any histogram, or two edges would be the same number."""
+_LARGEST_DRAWN = 1e300
 
 Bounds = tuple[Sequence[float], Sequence[float]]
 
@@ -50,6 +52,7 @@ def inspect(source: str, *, env: str | None, plot: Path | None, console: Console
     Raises:
         DatasetError: the dataset is missing or damaged.
         EnvironmentUnknown: there is no such environment.
+        ConfigError: the picture cannot be written, or cannot show such returns.
     """
     expected = None if env is None else _expectation(env)
     facts = inspect_dataset(
@@ -68,6 +71,7 @@ def inspect(source: str, *, env: str | None, plot: Path | None, console: Console
     if plot is not None:
         from launcher.dataset_picture import draw_histograms
 
+        _require_drawable(histograms(facts))
         draw_histograms(facts, histograms(facts), plot)
         console.print(f"\n{plot}", highlight=False, markup=False, soft_wrap=True)
     findings = [*facts.contradictions(), *([refusal] if refusal else [])]
@@ -77,6 +81,20 @@ def inspect(source: str, *, env: str | None, plot: Path | None, console: Console
     if not findings:
         console.print(_approval(expected), highlight=False, markup=False, soft_wrap=True)
     return FAILURE_EXIT_CODE if findings else 0
+
+
+def _require_drawable(shown: Sequence[tuple[str, Sequence[float]]]) -> None:
+    """Refuse values of which matplotlib cannot make an axis: it adds margins, and steps beyond the last one.
+
+    Raises:
+        ConfigError: names the largest.
+    """
+    largest = max((abs(value) for _name, values in shown for value in values), default=0.0)
+    if largest > _LARGEST_DRAWN:
+        raise ConfigError(
+            f"--plot: expected returns of at most {_LARGEST_DRAWN:g}, which an axis can show, got {largest:g}: leave "
+            "--plot out, or look at those rewards"
+        )
 
 
 def histograms(facts: DatasetFacts) -> list[tuple[str, Sequence[float]]]:
@@ -96,13 +114,16 @@ def bins(values: Sequence[float], count: int = _BINS) -> list[tuple[float, float
     low, high = min(values), max(values)
     if differ_by_rounding(low, high):
         return [(low, high, len(values))]
-    counts, edges = np.histogram(np.asarray(values, dtype=np.float64), bins=count)
+    # Of values near the largest number the width is none; their quarters are exact, and so is what is made of them.
+    scale = 1.0 if math.isfinite(high - low) else 4.0
+    counts, edges = np.histogram(np.asarray(values, dtype=np.float64) / scale, bins=count)
+    edges = edges * scale
     return [(float(a), float(b), int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)]
 
 
 def differ_by_rounding(low: float, high: float) -> bool:
     """Whether two values are equal but for the last bits, between which no bins fit."""
-    return high - low <= _ROUNDING_ULPS * float(np.spacing(max(abs(low), abs(high))))
+    return high - low <= _ROUNDING_ULPS * math.ulp(max(abs(low), abs(high)))
 
 
 def _expectation(env: str) -> Expectation:
@@ -177,7 +198,8 @@ def _spread(values: Sequence[float]) -> str:
     lost = f"{len(values) - len(finite):,} not finite" if len(finite) < len(values) else ""
     if not finite:
         return lost
-    return f"{min(finite):g} to {max(finite):g}, mean {float(np.mean(finite)):g}" + (f"; {lost}" if lost else "")
+    mean = float(np.sum(np.asarray(finite) / len(finite)))  # divided first: a sum may be larger than any number
+    return f"{min(finite):g} to {max(finite):g}, mean {mean:g}" + (f"; {lost}" if lost else "")
 
 
 def _print_histogram(values: Sequence[float], console: Console) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def detach(directory: RunDirectory) -> Waiting | int:
 
     Returns:
         In the child, which goes on, whom to tell that the run is up. In the parent the exit code: 0 once the run is up,
-        else that of the child.
+        else that of the child, or 1 when a signal ended it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -82,7 +83,7 @@ def _wait_until_up(child: int, path: Path, hears: int, output: int, began: int) 
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 print(_since(output, began), end="", file=sys.stderr)
-                return os.waitstatus_to_exitcode(status)
+                return _exit_code(status, path)
     except KeyboardInterrupt:
         print("it goes on starting", file=sys.stderr)
     quoted = shlex.quote(str(path))
@@ -90,6 +91,28 @@ def _wait_until_up(child: int, path: Path, hears: int, output: int, began: int) 
         f"it goes on without this terminal; see it with: launcher attach {quoted}\nstop it with: launcher down {quoted}"
     )
     return 0
+
+
+def _exit_code(status: int, path: Path) -> int:
+    """That of a child that ended before the run was up; of one that a signal ended, which could say nothing, say so."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return code
+    run = RunDirectory(path)
+    print(
+        f"error: {path} was ended by signal {-code} ({_name(-code)}) before it was up; its logs are in {run.logs}",
+        file=sys.stderr,
+    )
+    if run.holds_run:
+        print(f"go on with: launcher up --run-dir {shlex.quote(str(path))} --restart-behavior resume", file=sys.stderr)
+    return FAILURE_EXIT_CODE
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the numbers between SIGRTMIN and SIGRTMAX, which have no names
+        return "unnamed"
 
 
 def _since(output: int, began: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from launcher.doctor import examine, recount
 from launcher.learner_node import LearnerNode
+from launcher.ray_worker import command_of, worker_above
 from launcher.run_directory import RunDirectory
 from replay_service.config import RunConfig
 from replay_service.connection import TRANSIENT_ERRORS, RedisEndpoint, connect
@@ -28,6 +29,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 _POLL_S = 0.05
 _AUDIT_PAUSE_S = 0.5
 _REPLY_TIMEOUT_S = 5.0
+_SHOWN_COMMAND = 60
 _WITNESSES = 512
 """Messages that are remembered before a kill: far more than the last second, which is all that Redis may forget."""
 
@@ -119,6 +121,14 @@ class RunEnded(Exception):
     """The launcher is gone: there is nothing left to wait for."""
 
 
+class NothingToKillNow(RunDirectoryError):
+    """There is nothing to kill at the moment; a later drill may find it."""
+
+
+class NothingLeftToKill(RunDirectoryError):
+    """The run is over, or is not up."""
+
+
 @dataclass(slots=True)
 class LiveRun:
     """A run that is up, read while parts of it are dead."""
@@ -175,7 +185,8 @@ def find_target(role: Role, reading: Reading, number: int, *, redis_url: str) ->
 
     Raises:
         ConfigError: the role has no process that this command may kill.
-        RunDirectoryError: the process runs on another machine, or has not registered.
+        NothingToKillNow: the process has not registered, or is not running.
+        RunDirectoryError: it runs on another machine, or there is no Ray worker of the run above it.
     """
     if role == "redis" and redis_url:
         raise ConfigError(f"--kill redis: {redis_url} is not the run's own server; only an embedded Redis is killed")
@@ -186,24 +197,35 @@ def find_target(role: Role, reading: Reading, number: int, *, redis_url: str) ->
         name = role
     process = reading.processes.get(name)
     if process is None:
-        raise RunDirectoryError(f"--kill {role}: {name} has not registered yet; try again once the run is online")
+        raise NothingToKillNow(f"--kill {role}: {name} has not registered yet; try again once the run is online")
     if not process.is_here:
         raise RunDirectoryError(
             f"--kill {role}: {name} runs on {process.host}, and a drill kills only processes of the machine where it "
             f"is started: run the same command on {process.host}"
         )
     if not process.is_alive:
-        raise RunDirectoryError(f"--kill {role}: {name} (process id {process.pid}) is not running now; try again")
+        raise NothingToKillNow(f"--kill {role}: {name} (process id {process.pid}) is not running now; try again")
     if role == "actor":
         return Target(role, name, process, (int(name.partition("-")[2]),))
     if role != "ray-worker":
         return Target(role, name, process)
     pool = process.parent()
-    worker = pool.parent() if pool is not None else None
-    if pool is None or worker is None or worker.pid <= 1:
-        raise RunDirectoryError(f"--kill ray-worker: no worker of Ray is above {name}: was it started by hand?")
+    if pool is None:
+        raise NothingToKillNow(f"--kill {role}: {name} (process id {process.pid}) is not running now; try again")
+    worker = worker_above(pool)
+    if worker is None:
+        raise RunDirectoryError(_no_worker(name, pool))
     below = tuple(i for i in actors if reading.processes[f"actor-{i}"].parent() == pool)
     return Target(role, name, worker, below)
+
+
+def _no_worker(name: str, pool: ProcessIdentity) -> str:
+    above = pool.parent()
+    found = f"process id {above.pid}, {command_of(above)[:_SHOWN_COMMAND]!r}" if above is not None else "nothing"
+    return (
+        f"--kill ray-worker: expected a Ray worker of this run above {name} and its pool, found {found}: a drill kills "
+        "only what `launcher up` started, and this actor was started by hand; --kill actor kills it alone"
+    )
 
 
 def _is_here_and_alive(process: ProcessIdentity | None) -> bool:
@@ -335,24 +357,15 @@ def execute(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Calla
         say: told what is being killed, before it is.
 
     Raises:
+        NothingToKillNow: it is away, or Redis is.
+        NothingLeftToKill: the run is over, or is not up.
         ConfigError, RunDirectoryError: there is nothing that may be killed.
     """
-    try:
-        reading = run.read()
-    except RunEnded as error:
-        raise RunDirectoryError(f"{run.directory.path} is not running: start it with `launcher up`") from error
-    if reading is None:
-        raise RunDirectoryError(f"{run.directory.path}: its Redis does not answer; try again")
-    if reading.state.phase is Phase.FINISHED:
-        raise RunDirectoryError(f"{run.directory.path} has finished: there is nothing left to disturb")
-    target = find_target(role, reading, number, redis_url=run.config.redis_url)
-    judged = run.last_evaluation()
+    target, judged, seen, reading = _look_before(run, role, number)
     say(f"killing {role}: {target.name}, process id {target.process.pid}")
-    seen = witnesses(run.client(), run.keys)
-    reading = run.read() or reading
     unix_seconds, began = time.time(), time.monotonic()
     if not target.process.kill():
-        raise RunDirectoryError(f"--kill {role}: process id {target.process.pid} ended by itself; try again")
+        raise NothingToKillNow(f"--kill {role}: process id {target.process.pid} ended by itself; try again")
     audited, after, ended_as = Audit(), None, None
     back_after_s, shown_by = None, f"still no sign of {target.name}"
     try:
@@ -384,6 +397,30 @@ def execute(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Calla
         success_after=after.success_any if after is not None and after.unix_seconds > unix_seconds else None,
         ended_as=ended_as,
     )
+
+
+def _look_before(
+    run: LiveRun, role: Role, number: int
+) -> tuple[Target, Evaluation | None, dict[Origin, Witness], Reading]:
+    """What a drill kills, and what it remembers of the run: last evaluation, newest messages, last reading.
+
+    Raises:
+        NothingToKillNow, NothingLeftToKill, ConfigError, RunDirectoryError: as `execute`.
+    """
+    path = run.directory.path
+    try:
+        reading = run.read()
+        if reading is None:
+            raise NothingToKillNow(f"{path}: its Redis does not answer; try again")
+        if reading.state.phase is Phase.FINISHED:
+            raise NothingLeftToKill(f"{path} has finished: there is nothing left to disturb")
+        target = find_target(role, reading, number, redis_url=run.config.redis_url)
+        judged, seen = run.last_evaluation(), witnesses(run.client(), run.keys)
+        return target, judged, seen, run.read() or reading
+    except RunEnded as error:
+        raise NothingLeftToKill(f"{path} is not running: start it with `launcher up`") from error
+    except TRANSIENT_ERRORS as error:
+        raise NothingToKillNow(f"{path}: its Redis does not answer ({error}); try again") from error
 
 
 def _wait_until_back(run: LiveRun, target: Target, before: Reading, deadline: float) -> str:

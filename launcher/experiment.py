@@ -12,8 +12,14 @@ from cyclopts import Parameter
 
 from actors.config import ActorConfig, EvaluatorConfig
 from learner.config import PRESETS, SHAPING_SETTINGS, LearnerConfig
-from replay_service.config import EnvironmentConfig, RunConfig, require_at_least, require_positive
-from replay_service.config_file import NONE, nearest
+from replay_service.config import (
+    EnvironmentConfig,
+    RunConfig,
+    require_at_least,
+    require_finite_at_least,
+    require_positive,
+)
+from replay_service.config_file import NONE, load_role_config, load_run_config, nearest
 from replay_service.errors import ConfigError
 from replay_service.tasks import find_task
 
@@ -61,7 +67,7 @@ class LauncherConfig:
         require_at_least("launcher.actors_per_host", self.actors_per_host, 1)
         require_at_least("launcher.actors_per_pool", self.actors_per_pool, 1)
         for name in ("actor_cpus", "learner_cpus", "learner_gpus", "replay_cpus", "evaluator_cpus"):
-            require_at_least(f"launcher.{name}", getattr(self, name), 0)
+            require_finite_at_least(f"launcher.{name}", getattr(self, name), 0)
         require_at_least("launcher.max_restarts", self.max_restarts, 0)
         require_positive("launcher.restart_window_s", self.restart_window_s)
         require_positive("launcher.stop_grace_s", self.stop_grace_s)
@@ -124,6 +130,18 @@ def resolve(config: ExperimentConfig, *, run_id: str, environment: EnvironmentCo
         environment=environment,
     )
     return replace(config, run=run)
+
+
+def saved_experiment(path: Path) -> ExperimentConfig:
+    """What a resume is compared with: the settings of a run and of its learner.
+
+    Args:
+        path: of the configuration file that the run was started with.
+
+    Raises:
+        ConfigError: it is missing or not TOML, or a value in it does not fit.
+    """
+    return ExperimentConfig(run=load_run_config(path), learner=load_role_config(path, "learner", LearnerConfig))
 
 
 _FIXED = (

@@ -32,6 +32,27 @@ class Interrupts:
 
 
 @contextmanager
+def keeping_ctrl_c_back() -> Iterator[None]:
+    """A Ctrl-C that comes inside of this takes effect at its end, where what has been done until then can be undone.
+
+    For the main thread. A blocked signal would not do: another thread, of a library, would get it and pass it on.
+    """
+    came = False
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def keeping_hangups_from_children() -> Iterator[None]:
     """Start processes inside of this that a closed terminal must not end.
 

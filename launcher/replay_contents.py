@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -117,8 +118,7 @@ def find_entry(client: RedisClient, run: RunConfig, name: str) -> StreamEntry:
     """
     origin: Origin = "seed" if name.startswith(_SEED_PREFIX) else "online"
     entry_id = name.removeprefix(_SEED_PREFIX)
-    time_ms, _dash, number = entry_id.partition("-")
-    if not (time_ms.isdecimal() and number.isdecimal()):
+    if not _is_entry_id(entry_id):
         raise ConfigError(f"expected an entry as `launcher replay ls` names it, as in 1700000000000-0, got {name!r}")
     found = client.xrange(stream_key(Keys(run.run_id), origin), min=entry_id, max=entry_id)
     if not found:
@@ -127,6 +127,12 @@ def find_entry(client: RedisClient, run: RunConfig, name: str) -> StreamEntry:
     if isinstance(entry, BadEntry):
         raise ConfigError(f"entry {name} is damaged: {entry.reason}")
     return entry
+
+
+def _is_entry_id(text: str) -> bool:
+    """Whether Redis takes a text as the name of an entry: two numbers of 64 bits in the digits of ASCII."""
+    found = re.fullmatch(r"([0-9]{1,20})-([0-9]{1,20})", text)
+    return found is not None and all(int(number) < 2**64 for number in found.groups())
 
 
 def show_trajectory(entry: StreamEntry, run: RunConfig, *, ends: int, console: Console) -> None:

@@ -149,7 +149,7 @@ def render(directory: RunDirectory, config: RunConfig, found: FromRedis | None, 
 def _status(directory: RunDirectory, summary: dict[str, Any]) -> str:
     status = str(summary.get("status", "has no summary yet"))
     if directory.holder() is None and status == "running":
-        status = "interrupted"
+        status = "running, without a launcher here" if directory.has_roles() else "interrupted"
     elapsed = summary.get("wall_seconds")
     return f"{status}, up for {duration(float(elapsed))}" if isinstance(elapsed, int | float) else status
 
@@ -253,7 +253,9 @@ def _warnings(path: Path) -> list[str]:
 
 def _videos(folder: Path) -> tuple[list[Embedded], list[str]]:
     """The newest films that fit, newest first, and the names of those that do not."""
-    films = sorted(folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime, reverse=True)
+    # A name that begins with a dot is half a film, which `launcher video` is at, or has left when it was killed.
+    whole = (path for path in folder.glob("*.mp4") if not path.name.startswith("."))
+    films = sorted(whole, key=lambda path: path.stat().st_mtime, reverse=True)
     embedded, left_out, room = [], [], _MOST_VIDEO_BYTES
     for path in films:
         size = path.stat().st_size

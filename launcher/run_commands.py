@@ -12,12 +12,16 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 from rich.console import Console
 
 from replay_service.config import require_at_least
 from replay_service.errors import ConfigError, RunDirectoryError, UserError
+
+if TYPE_CHECKING:
+    from launcher.run_directory import RunDirectory
 
 _SCALE_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 120.0
@@ -45,13 +49,15 @@ def status(run: Path | None = None, /) -> int:
     from launcher.rates import Rates
     from launcher.run_connection import snapshot_reader
     from launcher.run_directory import find_run
-    from launcher.run_summary import read_summary
 
     directory = find_run(run)
     holder = directory.holder()
     console = Console()
-    reader = snapshot_reader(directory) if holder else None
-    if reader is None and holder is not None:
+    if holder is None:
+        _show_records(directory, console)
+        return 0
+    reader = snapshot_reader(directory)
+    if reader is None:
         console.print(
             f"{directory.path}: launcher process {holder.get('pid')} holds it; it is starting, or its Redis does not "
             "answer",
@@ -60,33 +66,54 @@ def status(run: Path | None = None, /) -> int:
             soft_wrap=True,
         )
         return 0
-    if reader is None:
-        summary, damage = read_summary(directory)
-        if damage:
-            raise RunDirectoryError(f"{directory.path}: not running, and its {damage}; a resume writes it anew")
-        if not summary:
-            console.print(
-                f"{directory.path}: not running, and it has no summary yet",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
-            return 0
-        if summary.get("status") == "running":
-            summary["status"] = "interrupted (its launcher is gone; resume it)"
-        shown = {key: value for key, value in summary.items() if key != "evaluations"}
-        for key, value in shown.items():
-            console.print(f"{key:>24}  {value}", highlight=False, markup=False)
-        return 0
     rates = Rates()
     rates.update(reader.read())
     time.sleep(1.0)
     snapshot = reader.read()
     rates.update(snapshot)
-    pid = holder and holder.get("pid")
-    for line in (f"{directory.path}: running, launcher process {pid}", plain_line(snapshot, rates, "")):
+    running = f"{directory.path}: running, launcher process {holder.get('pid')}"
+    for line in (running, plain_line(snapshot, rates, "")):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if snapshot.evaluations:
         console.print(evaluation_table(snapshot.evaluations[-10:]))
     return 0
+
+
+def _show_records(directory: RunDirectory, console: Console) -> None:
+    """Show what the replay service has written of a run that no launcher holds here.
+
+    Raises:
+        RunDirectoryError: it is damaged.
+    """
+    from launcher.run_directory import reading_note
+    from launcher.run_summary import read_summary
+
+    note = reading_note(directory)
+    summary, damage = read_summary(directory)
+    if damage:
+        raise RunDirectoryError(f"{directory.path}: not running, and its {damage}; a resume writes it anew")
+    if not summary:
+        console.print(
+            f"{directory.path}: not running{note}, and it has no summary yet",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return
+    if note:
+        console.print(f"{directory.path}: not running{note}", highlight=False, markup=False, soft_wrap=True)
+    if summary.get("status") == "running":
+        summary["status"] = _status_without_launcher(directory)
+    for key, value in summary.items():
+        if key != "evaluations":
+            console.print(f"{key:>24}  {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _status_without_launcher(directory: RunDirectory) -> str:
+    """What a run is that no launcher holds here, and whose summary was not told of an end."""
+    if directory.has_roles():
+        return "running (no launcher here; its roles are up)"
+    if not directory.lock.exists():
+        return "interrupted (no launcher here, and its roles write no records)"
+    return "interrupted (its launcher is gone; resume it)"
 
 
 def watch(run: Path | None = None, /, *, once: bool = False) -> int:
@@ -143,7 +170,12 @@ def logs(run: Path | None = None, /, *, role: str = "", lines: int = 20) -> int:
     directory = find_run(run, also_part=True)
     found = sorted(path for path in directory.logs.glob("*.log") if path.name.startswith(role))
     if not found:
-        names = ", ".join(path.stem for path in sorted(directory.logs.glob("*.log"))) or "none"
+        names = ", ".join(path.stem for path in sorted(directory.logs.glob("*.log")))
+        if not names:
+            raise RunDirectoryError(
+                f"{directory.path} has no logs yet: its roles write them to {directory.logs} once they have started; "
+                "roles in containers write none there, `docker compose logs` has theirs"
+            )
         raise ConfigError(f"--role: expected one of {names}, got {role!r}")
     for path in found:
         print(f"==> {path} <==")
@@ -164,7 +196,7 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
     actors
         How many the run shall have.
     """
-    from launcher.run_directory import find_run
+    from launcher.run_directory import find_run, reading_note, refuse_roles_without_launcher
     from replay_service.config_file import load_run_config
     from replay_service.connection import RedisEndpoint, check, connect
     from replay_service.keys import Keys
@@ -174,9 +206,12 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
         raise ConfigError(f"--actors: expected at least 1, got {actors}; `launcher down` ends a run")
     directory = find_run(run)
     if directory.holder() is None:
+        refuse_roles_without_launcher(
+            directory, f"change their number where they were started, as in `docker compose up --scale actor={actors}`"
+        )
         raise RunDirectoryError(
-            f"{directory.path} is not running: resume it with that number, launcher up --run-dir "
-            f"{_quoted(directory.path)} --restart-behavior resume --actors {actors}"
+            f"{directory.path} is not running{reading_note(directory)}: resume it with that number, launcher up "
+            f"--run-dir {_quoted(directory.path)} --restart-behavior resume --actors {actors}"
         )
     config = load_run_config(directory.config)
     if config.lockstep:
@@ -218,7 +253,7 @@ def down(run: Path | None = None, /) -> int:
         The run directory. Default: the run that was started last in this folder.
     """
     from launcher.experiment import LauncherConfig
-    from launcher.run_directory import find_run
+    from launcher.run_directory import find_run, reading_note, refuse_roles_without_launcher
     from replay_service.config_file import load_role_config, load_run_config
     from replay_service.connection import RedisEndpoint, connect
     from replay_service.keys import Keys
@@ -227,7 +262,10 @@ def down(run: Path | None = None, /) -> int:
     directory = find_run(run)
     holder = directory.holder()
     if holder is None:
-        print(f"{directory.path} is not running")
+        refuse_roles_without_launcher(
+            directory, "stop them where they were started, those in containers by `docker compose stop`"
+        )
+        print(f"{directory.path} is not running{reading_note(directory)}")
         return 0
     try:
         grace_s = load_role_config(directory.config, "launcher", LauncherConfig).stop_grace_s

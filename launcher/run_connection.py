@@ -12,6 +12,7 @@ from launcher.snapshot import Snapshot, SnapshotReader
 from replay_service.config import RunConfig
 from replay_service.config_file import load_run_config
 from replay_service.connection import RedisEndpoint, check, connect
+from replay_service.data_lock import is_served
 from replay_service.errors import RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.outage import outage_of
@@ -52,20 +53,22 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
     """A client of the run's Redis; that of a run which is not up is started on its data, and stopped again.
 
     Raises:
-        RunDirectoryError: the run never came up, or another launcher takes it meanwhile.
+        RunDirectoryError: the run never came up, another command reads it, or a launcher takes it meanwhile.
         RedisUnavailable: its Redis does not answer.
     """
     if not directory.connection.exists():
         raise RunDirectoryError(f"{directory.path} has no Redis data: the run never came up")
     endpoint = RedisEndpoint.load(directory.connection)
     folder = directory.connection.parent
-    if directory.holder() is not None or config.redis_url or not was_embedded(folder):
+    # What a launcher that was killed leaves ends within seconds, and is waited for; roles without one go on.
+    is_up = directory.holder() is not None or (is_served(folder) and directory.has_roles())
+    if is_up or config.redis_url or not was_embedded(folder):
         check(endpoint)
         client = connect(endpoint)
         yield client
         client.close()
         return
-    with directory.held():
+    with directory.held(reads=True):
         server = EmbeddedRedis.start(
             folder,
             server=find_server(config.replay.server_path),

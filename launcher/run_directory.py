@@ -3,7 +3,7 @@
 config.toml      the resolved configuration, without secrets       checkpoints/   the learner's
 summary.json     what came out; see replay_service/records.py      logs/          one file a process
 evaluations.csv  a row an evaluation                               tensorboard/   event files
-launcher.lock    held by the launcher that runs it                 redis/         data and password, owner only
+launcher.lock    held by the launcher, or a reader                 redis/         data and password, owner only
 learner-node     where the checkpoints are, if not here
 """
 
@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from replay_service.errors import RunDirectoryError
 
@@ -29,10 +29,20 @@ RestartBehavior = Literal["resume", "restart", "overwrite"]
 
 RUNS_DIR = Path("runs")
 _LATEST = "latest"
+_PURPOSE = "for"
+_READING = "reading"
+_LOOKS_S = 2.0
+"""Longer than others who only look at the lock can be in the way, on a machine that is busy."""
+_LOOK_POLL_S = 0.01
+_SUMMARY_AGE_S = 15.0
+"""Oldest summary of a run that may be up: the replay service writes it anew every second."""
+_SUMMARY_PATIENCE_S = 5.0
+"""How long the next one is waited for, on a machine that is busy."""
+_SUMMARY_POLL_S = 0.05
 
 
 class RunDirectoryInUse(RunDirectoryError):
-    """Another launcher runs this directory, which is not ours to touch."""
+    """Another process holds this directory, which is not ours to touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,7 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """Locked for as long as a launcher runs this directory."""
+        """Locked for as long as a launcher runs this directory, or a command reads what a stopped run has left."""
         return self.path / "launcher.lock"
 
     @property
@@ -98,6 +108,15 @@ class RunDirectory:
 
     def holder(self) -> dict[str, object] | None:
         """The launcher that runs this directory now (`pid`, `host`), or None."""
+        found = self._lock_holder()
+        return None if found is None or _reads(found) else found
+
+    def reader(self) -> dict[str, object] | None:
+        """The command that reads the data of this run, which is not up (`pid`, `host`), or None."""
+        found = self._lock_holder()
+        return found if found is not None and _reads(found) else None
+
+    def _lock_holder(self) -> dict[str, object] | None:
         try:
             with self.lock.open("r", encoding="utf-8") as file:
                 try:
@@ -108,6 +127,27 @@ class RunDirectory:
         except (OSError, ValueError):
             return None
         return None
+
+    def has_roles(self) -> bool:
+        """Whether a replay service, whoever started it, keeps the records of a run that no launcher holds here.
+
+        A replay service that was killed leaves its last summary as one at work does, so the next one is waited for.
+        """
+        written = self._summary_written()
+        if not self.ready.exists() or time.time() - written / 1e9 > _SUMMARY_AGE_S:
+            return False
+        deadline = time.monotonic() + _SUMMARY_PATIENCE_S
+        while self._summary_written() == written:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_SUMMARY_POLL_S)
+        return True
+
+    def _summary_written(self) -> int:
+        try:
+            return self.summary.stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def write_config(self, text: str) -> None:
         """Put the resolved configuration, which holds no secrets, in the place of what is there."""
@@ -120,32 +160,89 @@ class RunDirectory:
                 partial.unlink(missing_ok=True)  # half a file must not keep a directory from being taken back
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, reads: bool = False) -> Iterator[None]:
         """Hold the directory for this process; the lock ends with the process, however it ends.
 
+        Args:
+            reads: whether this process only reads the data of a run that is not up.
+
         Raises:
-            RunDirectoryInUse: another launcher holds it.
+            RunDirectoryInUse: another process holds it.
         """
         with self.lock.open("a+", encoding="utf-8") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _take(file)
             except BlockingIOError as error:
-                holder = self.holder() or {}
-                raise RunDirectoryInUse(
-                    f"{self.path} is in use by the launcher with process id {holder.get('pid', '?')} on "
-                    f"{holder.get('host', '?')}: stop it with `launcher down {shlex.quote(str(self.path))}`, or choose "
-                    "another --run-dir"
-                ) from error
+                raise RunDirectoryInUse(self._in_use(self._lock_holder() or {})) from error
             file.truncate(0)
             file.flush()
-            self.sign()
+            self.sign(reads=reads)
             yield
 
-    def sign(self) -> None:
-        """Write this process's name into the lock, which it or its parent holds."""
+    def _in_use(self, holder: dict[str, object]) -> str:
+        process = f"with process id {holder.get('pid', '?')} on {holder.get('host', '?')}"
+        if _reads(holder):
+            return f"{self.path} is not running, but a command {process} reads its data: try again when it has ended"
+        return (
+            f"{self.path} is in use by the launcher {process}: stop it with `launcher down "
+            f"{shlex.quote(str(self.path))}`, or choose another --run-dir"
+        )
+
+    def sign(self, *, reads: bool = False) -> None:
+        """Write this process's name, and what for, into the lock, which it or its parent holds."""
+        name: dict[str, object] = {"pid": os.getpid(), "host": socket.gethostname()}
         with self.lock.open("r+", encoding="utf-8") as file:
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            file.write(json.dumps({**name, _PURPOSE: _READING} if reads else name))
             file.truncate()
+
+
+def _reads(holder: dict[str, object]) -> bool:
+    """Whether who holds a lock only reads; one that names no purpose is a launcher."""
+    return holder.get(_PURPOSE) == _READING
+
+
+def _take(file: TextIO) -> None:
+    """Lock a file for this process alone.
+
+    Raises:
+        BlockingIOError: another one has it, for longer than a look at the lock takes.
+    """
+    deadline = time.monotonic() + _LOOKS_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_LOOK_POLL_S)
+
+
+def refuse_roles_without_launcher(run: RunDirectory, remedy: str) -> None:
+    """Refuse to ask a run for anything that only a launcher does, where its roles are up and no launcher holds it here.
+
+    Raises:
+        RunDirectoryError: they are; the text ends in the remedy.
+    """
+    if run.has_roles():
+        raise RunDirectoryError(f"{run.path} has no launcher here, and its roles are up: {remedy}")
+
+
+def refuse_own_folder(path: Path) -> None:
+    """Refuse to delete the folder that this process is in.
+
+    Raises:
+        RunDirectoryError: it is.
+    """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise RunDirectoryError(
+            f"{path} would be deleted, and is the folder that you are in: give the command from another one"
+        )
+
+
+def reading_note(run: RunDirectory) -> str:
+    """What to say after "is not running" of a run whose data a command reads now; '' when none does."""
+    reader = run.reader()
+    return "" if reader is None else f" (the command with process id {reader.get('pid', '?')} reads its data)"
 
 
 def default_path(env: str) -> Path:
@@ -166,12 +263,12 @@ def latest_path() -> Path:
 
 
 def chosen_path(path: Path) -> Path:
-    """The run directory that a path means: `runs/latest` names a run, it is none itself.
+    """The run directory that a path means, with a name: `runs/latest` names a run, it is none itself, nor is `.`.
 
     Raises:
         RunDirectoryError: `runs/latest` is no link.
     """
-    if path.is_symlink():
+    if path.is_symlink() or path.name in ("", ".."):
         return path.resolve()
     if path.name == _LATEST and path.parent.resolve() == RUNS_DIR.resolve():
         found = "is a folder, where the link to the latest run belongs: rename it" if path.exists() else "is not there"
@@ -281,9 +378,11 @@ def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
                     "begin anew) or overwrite (delete it), or choose another --run-dir"
                 )
             with run.held():
-                pass  # refuses here when another launcher holds it
+                pass  # refuses here when another process holds it
             if behavior == "resume":
                 return Prepared(run, resumes=True)
+            if behavior == "overwrite":
+                refuse_own_folder(path)
             aside = _free_name(path)
             path.rename(aside)
         elif behavior == "resume":

@@ -60,6 +60,7 @@ def up(
     from launcher import run_directory
     from launcher.autotune import with_measured_actors
     from launcher.doubtful_settings import doubts
+    from launcher.dry_run import refuse_start
     from launcher.experiment import resolve
     from launcher.up import check_inputs, resolve_environment
 
@@ -79,6 +80,7 @@ def up(
     for doubt in doubts(resolved):
         print(f"warning: {doubt}", file=sys.stderr)
     if options.dry_run:
+        refuse_start(resolved, path, options.restart_behavior)
         print(resolved.to_toml(), end="")
         return 0
     return _prepare_and_run(resolved, path, options.restart_behavior, wants_detaching=options.detach)
@@ -89,22 +91,25 @@ def _prepare_and_run(
 ) -> int:
     """Run an experiment in its directory, which is held for as long; returns the exit code."""
     from launcher.detached import detach
-    from launcher.experiment import refuse_changes
+    from launcher.experiment import refuse_changes, saved_experiment
     from launcher.former_settings import RESUMED
+    from launcher.interrupts import keeping_ctrl_c_back
     from launcher.run_directory import RunDirectoryInUse, prepare
     from launcher.run_settings import changed_settings
     from launcher.run_start import RunStart
     from launcher.up import Run
 
     changes, run, tell_waiting = "", None, lambda: None
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as uninterrupted:
+        uninterrupted.enter_context(keeping_ctrl_c_back())
         prepared = prepare(path, behavior)  # from here on all that fails, or a Ctrl-C, is to be taken back
         directory, start = prepared.run, RunStart(prepared)
         try:
+            uninterrupted.close()
             stack.enter_context(directory.held())
             directory.ready.unlink(missing_ok=True)  # until Redis is open, `launcher down` asks by signal
             if prepared.resumes:
-                refuse_changes(_saved(directory.config), resolved)
+                refuse_changes(saved_experiment(directory.config), resolved)
                 changes = changed_settings(directory.config, resolved)
                 if changes:
                     print(f"{RESUMED}{changes}", file=sys.stderr)
@@ -136,13 +141,6 @@ def _prepare_and_run(
             return 0
     run.summary_lines(status)
     return 0
-
-
-def _saved(path: Path) -> ExperimentConfig:
-    from learner.config import LearnerConfig
-    from replay_service.config_file import load_role_config, load_run_config
-
-    return ExperimentConfig(run=load_run_config(path), learner=load_role_config(path, "learner", LearnerConfig))
 
 
 def _keep_password_out(experiment: ExperimentConfig) -> ExperimentConfig:

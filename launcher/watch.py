@@ -11,7 +11,7 @@ from launcher.dashboard import Dashboard
 from launcher.display import Display
 from launcher.rates import Rates
 from launcher.run_connection import read_if_there, snapshot_reader
-from launcher.run_directory import RunDirectory
+from launcher.run_directory import RunDirectory, reading_note, refuse_roles_without_launcher
 from launcher.snapshot import Snapshot, SnapshotReader
 from replay_service.config_file import load_run_config
 from replay_service.errors import RunDirectoryError
@@ -36,9 +36,9 @@ def watch_run(directory: RunDirectory, console: Console, *, once: bool) -> int:
         RunDirectoryError: the run is not up.
     """
     if directory.holder() is None:
-        raise RunDirectoryError(
-            f"{directory.path} is not running; `launcher status {shlex.quote(str(directory.path))}` says how it ended"
-        )
+        status = f"`launcher status {shlex.quote(str(directory.path))}`"
+        refuse_roles_without_launcher(directory, f"{status} shows their records")
+        raise RunDirectoryError(f"{directory.path} is not running{reading_note(directory)}; {status} says how it ended")
     run = load_run_config(directory.config)
     title = f"{run.env}  seed {run.seed}  {directory.path}"
     if once:

@@ -15,10 +15,9 @@ def require_writable(path: Path) -> None:
     """Refuse a path at which no file can be written, before the work that makes it begins; missing folders are made.
 
     Raises:
-        ConfigError: it is a folder, or its own folder cannot be made or written to.
+        ConfigError: it is a folder, a device or a pipe, or its own folder cannot be made or written to.
     """
-    _refuse_folder(path)
-    require_writable_beside(path)
+    require_writable_beside(file_to_write(path))
 
 
 def require_writable_beside(path: Path) -> None:
@@ -37,28 +36,39 @@ def require_writable_beside(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; it takes the place of `path` when the block ends without an error.
+    """Give a name beside a file to write to; it takes the place of the file when the block ends without an error.
 
     Its ending is that of `path`, for writers that tell the format by it. Missing folders are made.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    _refuse_folder(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    file = file_to_write(path)
+    partial = file.with_name(f".{file.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _refuse_folder(path: Path) -> None:
+def file_to_write(path: Path) -> Path:
+    """The file that a path means, there or not: a new file takes the place of the old one, and never that of a link.
+
+    Raises:
+        ConfigError: it is a folder, or something that is there and no file, whose place no file may take.
+    """
     if not path.name or path.is_dir():
         raise ConfigError(f"{path}: cannot be written: expected the name of a file, got a folder")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: cannot be written: expected the name of a file, got a device, a pipe or a socket")
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: cannot be written: it is a link that leads to itself") from error

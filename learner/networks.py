@@ -151,6 +151,14 @@ class CriticEnsemble(nn.Module):
                 self.scales.append(nn.Parameter(torch.ones(num_critics, 1, sizes[index + 1])))
                 self.shifts.append(nn.Parameter(torch.zeros(num_critics, 1, sizes[index + 1])))
 
+    def unlearned(self) -> int:
+        """How many critics have had no gradient in any step so far: their output's bias is the 0 that it began with.
+
+        One all of whose outputs begin above `max_q` has none, and stays so on data like those (docs/awac.md,
+        `unlearned_critics`).
+        """
+        return int((self.biases[-1] == 0.0).sum().item())
+
     def forward(self, observations: Tensor, actions: Tensor, members: Tensor | None = None) -> Tensor:
         """Values of state-action pairs: (B, O), (B, A) -> (N, B), or (M, B) by the critics of `members`, (M,) int64."""
         if self.scale is not None:

@@ -110,6 +110,8 @@ class Upkeep:
         session, mirror = self._session, self._mirror
         means, steps, seconds = self._means.take()
         refuse_divergence((name for name, mean in means.items() if not math.isfinite(mean)), self._progress.grad_steps)
+        if means:
+            means["unlearned_critics"] = float(session.state.critics.unlearned())
         waited, self._waited_s = self._waited_s, 0.0
         offline_ratio = self._offline_ratio()
         for name, value in means.items():

@@ -14,6 +14,8 @@ from replay_service.errors import ConfigError
 from replay_service.experience import ExperienceSpec
 
 _HIGHEST_PORT = 65_535
+_LARGEST_WHOLE_NUMBER = 2**63 - 1
+"""The counters of Redis, the generators of torch and TOML hold none that is larger."""
 AUTO_ACTORS = -(2**31)
 """Stands for 'auto' until the launcher has put a number in its place; nobody types it by mistake."""
 
@@ -165,13 +167,25 @@ class RunConfig:
 
 
 def require_at_least(name: str, value: float, bound: float) -> None:
-    """Refuse a value below `bound`.
+    """Refuse a value below `bound`, and a whole number that is larger than any of a run's can be.
 
     Raises:
         ConfigError: names the field, the bound and the value.
     """
     if not value >= bound:
-        raise ConfigError(f"{name}: expected at least {bound:g}, got {value:g}")
+        raise ConfigError(f"{name}: expected at least {_shown(bound)}, got {_shown(value)}")
+    if isinstance(value, int) and value > _LARGEST_WHOLE_NUMBER:
+        raise ConfigError(f"{name}: expected at most {_LARGEST_WHOLE_NUMBER}, got {_shown(value)}")
+
+
+def require_finite_at_least(name: str, value: float, bound: float) -> None:
+    """Refuse a value that is not a finite number of at least `bound`.
+
+    Raises:
+        ConfigError: names the field, the bound and the value.
+    """
+    if not (_is_finite(value) and value >= bound):
+        raise ConfigError(f"{name}: expected a finite number of at least {_shown(bound)}, got {_shown(value)}")
 
 
 def require_positive(name: str, value: float) -> None:
@@ -180,8 +194,8 @@ def require_positive(name: str, value: float) -> None:
     Raises:
         ConfigError: names the field and the value.
     """
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{name}: expected a number above 0, got {value:g}")
+    if not (value > 0 and _is_finite(value)):
+        raise ConfigError(f"{name}: expected a number above 0, got {_shown(value)}")
 
 
 def require_below_one(name: str, value: float) -> None:
@@ -191,7 +205,7 @@ def require_below_one(name: str, value: float) -> None:
         ConfigError: names the field and the value.
     """
     if not 0.0 <= value < 1.0:
-        raise ConfigError(f"{name}: expected a number from 0 to below 1, got {value:g}")
+        raise ConfigError(f"{name}: expected a number from 0 to below 1, got {_shown(value)}")
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:
@@ -201,4 +215,19 @@ def require_between(name: str, value: float, low: float, high: float) -> None:
         ConfigError: names the field, the bounds and the value.
     """
     if not low <= value <= high:
-        raise ConfigError(f"{name}: expected a number from {low:g} to {high:g}, got {value:g}")
+        raise ConfigError(f"{name}: expected a number from {_shown(low)} to {_shown(high)}, got {_shown(value)}")
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is one that a float can hold: an int that none can is as good as infinite."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:  # an int beyond all floats, which nobody wants to read either
+        return f"a number of some {round(math.log10(abs(value)))} digits"

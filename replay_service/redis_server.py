@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +22,9 @@ import redis
 
 from replay_service.access import ADMIN_USER, users_file
 from replay_service.connection import RedisEndpoint, connect
+from replay_service.data_lock import DataLock, data_lock
 from replay_service.errors import RedisUnavailable
 from replay_service.process import die_with_parent
-from replay_service.process_identity import ProcessIdentity
 from replay_service.redis_client import RedisClient
 
 LOOPBACK = "127.0.0.1"
@@ -32,7 +33,9 @@ _START_TIMEOUT_S = 60.0
 _LOADING_NOTICE_S = 5.0
 _STOP_TIMEOUT_S = 30.0
 _PING_TIMEOUT_S = 2.0
-_PROCESS_FILE = "server.json"
+_LAST_SERVER_TIMEOUT_S = 15.0
+"""Longest wait for the last server on the data: one whose launcher was killed ends within seconds."""
+_USERS_FILE, _LOG_FILE = "users.acl", "server.log"
 _SERVER_NAMES = ("valkey-server", "redis-server")
 _OLDEST_VERSION = (7, 0)  # of Redis; every Valkey is newer
 
@@ -122,59 +125,29 @@ class EmbeddedRedis:
             host: address of this machine to listen on, and no other; the endpoint names it.
 
         Raises:
-            RedisUnavailable: it did not start, or stopped loading; the text ends with its own last words.
+            RedisUnavailable: another server runs on these data; or this one did not start, or stopped loading: the
+                text ends with its own last words.
         """
         folder = folder.absolute()  # the server changes its own folder before it opens files
-        password = previous.password if previous is not None else secrets.token_urlsafe(32)
-        if previous is not None:
-            last_port = int(previous.url.rpartition(":")[2])
-            # Unless the last server is known to have ended, its port is tried: the start fails if it is still there.
-            movable = not port and not keep_port and _last_server_ended(folder)
-            if movable and _is_taken(last_port, host):
-                port = free_port(host)
-                _log.warning("port %d is taken by another program; Redis moves to port %d", last_port, port)
-            port = port or last_port
-        chosen_port = port or free_port(host)
-        endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@{host}:{chosen_port}", password)
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
-            _write_private(folder / "users.acl", users_file(endpoint, run_id))
-        except OSError as error:
-            raise RedisUnavailable(f"cannot write {folder}: {error.strerror}") from error
-        log_path = folder / "server.log"
-        arguments = {
-            "port": chosen_port,
-            "bind": host,
-            "aclfile": folder / "users.acl",
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "dir": folder,
-            "daemonize": "no",
-            "logfile": log_path,
-            "maxmemory": f"{max_memory_mb}mb",
-            "maxmemory-policy": "noeviction",
-        }
-        command = [str(server), *(part for name, value in arguments.items() for part in (f"--{name}", str(value)))]
-        parent = os.getpid()
-        try:
-            process = subprocess.Popen(
-                [*command, "--save", ""],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - two system calls, no locks
-            )
-        except OSError as error:
-            raise RedisUnavailable(f"{server} did not start: {error.strerror}") from error
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                folder.chmod(0o700)
+                lock = stack.enter_context(data_lock(folder))
+                _wait_for_last_server(lock, folder)
+                chosen_port = port or _port_after(previous, host, keep_port=keep_port)
+                password = previous.password if previous is not None else secrets.token_urlsafe(32)
+                endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@{host}:{chosen_port}", password)
+                _write_private(folder / _USERS_FILE, users_file(endpoint, run_id))
+            except OSError as error:
+                raise RedisUnavailable(f"cannot write {folder}: {error.strerror}") from error
+            process = _spawn(server, folder, (host, chosen_port), max_memory_mb=max_memory_mb, lock=lock)
         running = EmbeddedRedis(process, endpoint, server)
         try:
-            _write_private(folder / _PROCESS_FILE, ProcessIdentity.of(process.pid).to_json())
-            running._wait_until_ready(log_path)
+            running._wait_until_ready(folder / _LOG_FILE)
         except BaseException:
-            process.kill()
-            process.wait()
+            running.process.kill()
+            running.process.wait()
             raise
         _log.info("%s listens on %s:%d", server, host, chosen_port)
         return running
@@ -230,7 +203,74 @@ class EmbeddedRedis:
 
 def was_embedded(folder: Path) -> bool:
     """Whether a run's Redis data lie in this folder, because an embedded server ran on them."""
-    return (folder / _PROCESS_FILE).exists()
+    return (folder / _USERS_FILE).exists()
+
+
+def _spawn(
+    server: Path, folder: Path, address: tuple[str, int], *, max_memory_mb: int, lock: DataLock
+) -> subprocess.Popen[bytes]:
+    """Start the program on the data in a folder; it takes the lock on them and dies with this process."""
+    host, port = address
+    arguments = {
+        "port": port,
+        "bind": host,
+        "aclfile": folder / _USERS_FILE,
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "dir": folder,
+        "daemonize": "no",
+        "logfile": folder / _LOG_FILE,
+        "maxmemory": f"{max_memory_mb}mb",
+        "maxmemory-policy": "noeviction",
+    }
+    command = [str(server), *(part for name, value in arguments.items() for part in (f"--{name}", str(value)))]
+    parent = os.getpid()
+
+    def prepare() -> None:
+        die_with_parent(parent)
+        lock.take()
+
+    try:
+        return subprocess.Popen(
+            [*command, "--save", ""],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(lock.descriptor,),
+            preexec_fn=prepare,  # noqa: PLW1509 - a few system calls, no locks of threads
+        )
+    except subprocess.SubprocessError as error:
+        raise _in_use(folder) from error  # somebody took the data since we looked
+    except OSError as error:
+        raise RedisUnavailable(f"{server} did not start: {error.strerror}") from error
+
+
+def _wait_for_last_server(lock: DataLock, folder: Path) -> None:
+    if not lock.is_held():
+        return
+    _log.warning("a Redis server still runs on the data in %s: waiting for its end", folder)
+    if not lock.is_free_within(_LAST_SERVER_TIMEOUT_S):
+        raise _in_use(folder)
+
+
+def _in_use(folder: Path) -> RedisUnavailable:
+    return RedisUnavailable(
+        f"a Redis server runs on the data in {folder}, and a second one would ruin them: stop the processes of the run "
+        "first, wherever they are"
+    )
+
+
+def _port_after(previous: RedisEndpoint | None, host: str, *, keep_port: bool) -> int:
+    """The last server's port, or a free one if there was none, or if it may move and another program has it now."""
+    if previous is None:
+        return free_port(host)
+    last = int(previous.url.rpartition(":")[2])
+    if keep_port or not _is_taken(last, host):
+        return last
+    port = free_port(host)
+    _log.warning("port %d is taken by another program; Redis moves to port %d", last, port)
+    return port
 
 
 def free_port(host: str) -> int:
@@ -245,16 +285,6 @@ def free_port(host: str) -> int:
         except OSError as error:
             raise RedisUnavailable(f"Redis cannot listen on {host}: {error.strerror}") from error
         return int(probe.getsockname()[1])
-
-
-def _last_server_ended(folder: Path) -> bool:
-    """Whether the last server on these data is known to have ended: two on the same data would ruin them."""
-    try:
-        last = ProcessIdentity.from_json((folder / _PROCESS_FILE).read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
-    # Where there is no /proc nobody can tell, and such a server may have outlived its service.
-    return last.is_here and last.started_ticks != 0 and not last.is_alive
 
 
 def _is_taken(port: int, host: str) -> bool:

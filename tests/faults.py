@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,12 @@ def wait_until_written(admin: Any) -> None:
             return
         assert time.monotonic() < deadline, f"Redis does not get its file written: {found}"
         time.sleep(0.02)
+
+
+def listens(path: Path) -> bool:
+    """Whether a server answers at a Unix socket, whose file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @contextmanager

@@ -35,6 +35,8 @@ _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 def write_npz(path: Path, episodes: Sequence[Episode], metadata: dict[str, str]) -> None:
     """Write episodes and how they were made; equal input gives equal bytes, and a reader never sees half a file.
 
+    Of a link, what it leads to is written.
+
     Raises:
         DatasetError: there is no episode to write.
     """
@@ -49,6 +51,7 @@ def write_npz(path: Path, episodes: Sequence[Episode], metadata: dict[str, str])
         "truncated": np.asarray([e.truncated for e in episodes], dtype=bool),
         "metadata": np.asarray(json.dumps(metadata, sort_keys=True)),
     }
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:

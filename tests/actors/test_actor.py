@@ -138,11 +138,15 @@ def test_an_actor_waits_for_the_phase_acts_within_the_limiter_follows_the_policy
     redis_client.hset(keys.run, "online_grad_steps", 20)
     wait_until(lambda: state.read().env_steps == 80, "the steps that twenty gradient steps allow")
 
-    with urllib.request.urlopen(f"http://{state.endpoints()['actor-0']}/metrics", timeout=PATIENCE_S) as reply:
-        metrics = reply.read().decode().splitlines()
-    assert 'awac_actor_env_steps_total{actor="0"} 80.0' in metrics
-    assert 'awac_actor_policy_version{actor="0"} 2.0' in metrics
-    assert 'awac_actor_episodes_total{actor="0"} 4.0' in metrics
+    def metrics() -> list[str]:
+        with urllib.request.urlopen(f"http://{state.endpoints()['actor-0']}/metrics", timeout=PATIENCE_S) as reply:
+            text: str = reply.read().decode()
+            return text.splitlines()
+
+    # The steps are in Redis before the actor hears of it; episodes are the last that it counts then.
+    wait_until(lambda: 'awac_actor_episodes_total{actor="0"} 4.0' in metrics(), "four episodes to be counted")
+    assert 'awac_actor_env_steps_total{actor="0"} 80.0' in metrics()
+    assert 'awac_actor_policy_version{actor="0"} 2.0' in metrics()
 
     assert pool.terminate() == 0, pool.output
     assert state.endpoints() == {}

@@ -29,7 +29,7 @@ def test_one_process_of_many_asks_and_all_get_the_same(
 ) -> None:
     monkeypatch.setattr("actors.shared_weights._LONGEST_WAIT_S", PATIENCE_S)
     slot, message = SharedWeights(), wire.encode_policy_weights(make_policy_weights(7))
-    asked, right = FORK.Value("i", 0), FORK.Value("i", 0)
+    asked, right, together = FORK.Value("i", 0), FORK.Value("i", 0), FORK.Barrier(12)
 
     def fetch() -> bytes:
         with asked.get_lock():
@@ -38,6 +38,7 @@ def test_one_process_of_many_asks_and_all_get_the_same(
         return message
 
     def actor() -> None:
+        together.wait(PATIENCE_S)
         if slot.newest(7, fetch) == message:
             with right.get_lock():
                 right.value += 1

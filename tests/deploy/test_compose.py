@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from replay_service.config_file import load_run_config
 from replay_service.credentials import write_credentials
 from tests.deploy import compose_file, images
 from tests.deploy.compose_file import FILE, FOLDER, Machine, compose
+from tests.ports import free_port
 from tests.system.launching import SMALL_PEN
 
 ROLES = ("replay", "learner", "actor", "evaluator")
@@ -120,18 +120,13 @@ class TestTheFile:
         assert (run.metrics_host, run.discovery_port, run.redis_url) == ("0.0.0.0", 9464, "")
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return str(probe.getsockname()[1])
-
-
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """The services of the file on this machine, with a small run in place of the file's own."""
     for program in ("redis-server", "redis-cli"):
         if shutil.which(program) is None:
             pytest.skip(f"no {program} on the PATH")
-    ports = {name: free_port() for name in ("redis", "discovery", "prometheus")}
+    ports = {name: str(free_port()) for name in ("redis", "discovery", "prometheus")}
     config = tmp_path / "config.toml"
     options = ("--num-env-steps", "1200", "--run-id", "pen-0", "--discovery-port", ports["discovery"])
     done = subprocess.run(
@@ -182,7 +177,7 @@ def test_its_commands_carry_a_run_to_its_end(machine: Machine) -> None:
     machine.start("redis")
     machine.wait_until_healthy("redis")
     names = {"replay": "replay", "learner": "learner", "actor-a": "actor", "actor-b": "actor", "evaluator": "evaluator"}
-    machine.metrics_ports = {name: free_port() for name in names}
+    machine.metrics_ports = {name: str(free_port()) for name in names}
     machine.start("replay")
     machine.wait_until_healthy("replay")
     for name, service in names.items():

@@ -29,6 +29,7 @@ from replay_service.credentials import write_credentials
 from replay_service.errors import RedisUnavailable
 from tests.conftest import WaitUntil
 from tests.deploy import compose_file, images
+from tests.ports import free_port
 from tests.replay_service.test_tls import OPENSSL, Authority
 
 FOLDER = images.ROOT / "deploy" / "kubernetes"
@@ -327,8 +328,7 @@ class TestTls:
         (tmp_path / "users.acl").write_bytes(base64.b64decode(users))
         for name, value in find(documents, "Secret", "awac-redis-tls")["data"].items():
             (tmp_path / name).write_bytes(base64.b64decode(value))
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
+        port = free_port()
         text = re.sub(r"/etc/awac/(redis|tls)", str(tmp_path), text).replace("/data", str(tmp_path))
         text = text.replace("tls-port 6379", f"tls-port {port}").replace("bind * -::*", "bind 127.0.0.1")
         (tmp_path / "redis.conf").write_text(text)

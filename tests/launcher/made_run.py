@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,24 @@ def made_run(path: Path, config: ExperimentConfig) -> Iterator[tuple[RunDirector
         client.close()
     finally:
         server.stop()
+
+
+@contextmanager
+def summary_rewritten(run: RunDirectory) -> Iterator[None]:
+    """What a replay service at work does: the summary, which is there, is written anew until the block ends."""
+    stop = threading.Event()
+
+    def rewrite() -> None:
+        while not stop.wait(0.1):
+            os.utime(run.summary)
+
+    service = threading.Thread(target=rewrite)
+    service.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        service.join()
 
 
 def fill_streams(client: RedisClient, run: RunConfig, online: Sequence[Trajectory], dataset: OfflineDataset | None

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from actors.config import ActorConfig
-from launcher import cli, drill
+from launcher import chaos, cli, drill
 from launcher.chaos import check_restart_budget, line, parse_duration
 from launcher.drill import (
     Audit,
     Drill,
     LiveRun,
+    NothingLeftToKill,
+    NothingToKillNow,
     Origin,
     Reading,
     RunEnded,
@@ -45,7 +49,7 @@ from replay_service.keys import Keys
 from replay_service.process_identity import ProcessIdentity
 from replay_service.redis_client import RedisClient
 from replay_service.reports import ActorLedger
-from replay_service.run_state import RunState, RunStateStore
+from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.seeding import seed
 from replay_service.trajectory_stream import BadEntry, Quarantine, TrajectoryWriter
 
@@ -60,6 +64,32 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as started:
         yield started
         started.kill()
+
+
+HostedActor = Callable[[str, str], tuple[ProcessIdentity, ProcessIdentity]]
+
+
+@pytest.fixture
+def hosted_actor() -> Iterator[HostedActor]:
+    """Starts a process of a title, below it a pool with a variable in its environment, below that an actor.
+
+    Returns the first and the last of them.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(title: str, variable: str) -> tuple[ProcessIdentity, ProcessIdentity]:
+        script = f"{variable} sh -c 'sleep 600 & echo $!; wait; true'; true"
+        above = subprocess.Popen(
+            [title, "-c", script], executable="/bin/sh", stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(above)
+        assert above.stdout is not None
+        return ProcessIdentity.of(above.pid), ProcessIdentity.of(int(above.stdout.readline()))
+
+    yield start
+    for above in started:
+        os.killpg(above.pid, signal.SIGKILL)
+        above.communicate()
 
 
 def reading(**processes: ProcessIdentity) -> Reading:
@@ -116,15 +146,23 @@ class TestFindTarget:
         with pytest.raises(ConfigError, match="not the run's own server"):
             find_target("redis", reading(redis=own), 0, redis_url="redis://db:6379")
 
-    def test_a_ray_worker_is_two_above_an_actor(self, process: subprocess.Popen[bytes]) -> None:
-        # Here: this test, above it whoever started it.
-        actor, pool = ProcessIdentity.of(process.pid), ProcessIdentity.own()
-        worker = pool.parent()
-        assert worker is not None
-        if worker.pid <= 1:
-            pytest.skip("started by the first process")
+    def test_a_ray_worker_is_two_above_an_actor(self, hosted_actor: HostedActor) -> None:
+        worker, actor = hosted_actor("ray::RoleHost", "AWAC_PARENT_PID=$$")
         found = find_target("ray-worker", reading(actor_0=actor), 0, redis_url="")
         assert (found.process, found.actors) == (worker, (0,))
+
+    @pytest.mark.parametrize(
+        ("title", "told"),
+        [("tmux", ""), ("tmux", "AWAC_PARENT_PID=$$"), ("ray::RoleHost", ""), ("ray::RoleHost", "AWAC_PARENT_PID=1")],
+        ids=["a shell", "one that was told so", "another's worker", "a worker that started another pool"],
+    )
+    def test_what_else_is_two_above_an_actor_is_never_killed(
+        self, title: str, told: str, hosted_actor: HostedActor
+    ) -> None:
+        shell, actor = hosted_actor(title, told)
+        with pytest.raises(RunDirectoryError, match=rf"process id {shell.pid}, .{title} -c .*started by hand") as found:
+            find_target("ray-worker", reading(actor_0=actor), 0, redis_url="")
+        assert not isinstance(found.value, NothingToKillNow)  # waiting would not make it one
 
 
 def test_a_process_is_killed_for_real_and_once(process: subprocess.Popen[bytes]) -> None:
@@ -283,6 +321,17 @@ def test_of_a_run_that_has_ended_the_summary_counts(tmp_path: Path) -> None:
     assert read_end(directory) == ("stopped", Audit(unaccounted_steps=12))
 
 
+@pytest.fixture
+def run_up(stored: LiveRun, redis_endpoint: RedisEndpoint) -> Iterator[RunDirectory]:
+    """The same as a run that is up, for the command line."""
+    directory = stored.directory
+    directory.write_config(ExperimentConfig(run=stored.config).to_toml())
+    directory.connection.parent.mkdir()
+    redis_endpoint.save(directory.connection)
+    with directory.held():
+        yield directory
+
+
 @pytest.mark.parametrize(
     ("comes_back", "loses", "code"),
     [(True, False, 0), (True, True, 1), (False, False, 1)],
@@ -290,12 +339,8 @@ def test_of_a_run_that_has_ended_the_summary_counts(tmp_path: Path) -> None:
 )
 def test_the_exit_code_says_whether_a_drill_went_well(
     comes_back: bool, loses: bool, code: int, stored: LiveRun, state: RunStateStore, keys: Keys,
-    redis_endpoint: RedisEndpoint, process: subprocess.Popen[bytes], capfd: pytest.CaptureFixture[str],
+    run_up: RunDirectory, process: subprocess.Popen[bytes], capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    directory = stored.directory
-    directory.write_config(ExperimentConfig(run=stored.config).to_toml())
-    directory.connection.parent.mkdir()
-    redis_endpoint.save(directory.connection)
     state.publish_process("evaluator", ProcessIdentity.of(process.pid))  # whom a drill takes for it
 
     def crash() -> None:
@@ -308,11 +353,9 @@ def test_the_exit_code_says_whether_a_drill_went_well(
     crashing = threading.Thread(target=crash)
     crashing.start()
     try:
-        with directory.held():
-            # What cannot succeed is waited for to the end of the limit, what can has all the time that it may take.
-            limit = "60s" if code == 0 else "5s"
-            words = ["chaos", str(directory.path), "--kill", "evaluator", "--json", "--limit", limit]
-            assert cli.main(words) == code
+        # What cannot succeed is waited for to the end of the limit, what can has all the time that it may take.
+        limit = "60s" if code == 0 else "5s"
+        assert cli.main(["chaos", str(run_up.path), "--kill", "evaluator", "--json", "--limit", limit]) == code
     finally:
         process.kill()
         crashing.join()
@@ -320,3 +363,104 @@ def test_the_exit_code_says_whether_a_drill_went_well(
     assert said["passed"] is (code == 0)
     assert (said["back_after_s"] is not None) is comes_back
     assert said["audit"]["lost_steps"] == (STEPS[2] if loses else 0)
+
+
+BAD = replace(DRILL, back_after_s=None, shown_by="still no sign of learner")
+AWAY = NothingToKillNow("--kill learner: learner is not running now; try again")
+OVER = NothingLeftToKill("the run has finished: there is nothing left to disturb")
+ELSEWHERE = RunDirectoryError("--kill learner: learner runs on elsewhere")
+
+Turns = Callable[[list[Drill | Exception]], list[int]]
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    """Puts in the place of drills what the next ones come to; the last one is what all others come to.
+
+    Returns the list of their numbers, which grows.
+    """
+
+    def take(outcomes: list[Drill | Exception]) -> list[int]:
+        numbers: list[int] = []
+
+        def execute(_run: LiveRun, _role: str, number: int, **_options: object) -> Drill:
+            outcome = outcomes[min(len(numbers), len(outcomes) - 1)]
+            numbers.append(number)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(chaos, "execute", execute)
+        return numbers
+
+    return take
+
+
+class TestSeries:
+    @staticmethod
+    def code(directory: RunDirectory, *words: str, limit: str = "0.5s") -> int:
+        series = ("--kill", "learner", "--every", "0.1s", "--times", "3", "--limit", limit)
+        return cli.main(["chaos", str(directory.path), *series, *words])
+
+    @pytest.mark.parametrize(("first", "code"), [(DRILL, 0), (BAD, 1)], ids=["passed", "failed"])
+    def test_the_end_of_the_run_is_the_end_of_the_series_with_its_verdict(
+        self, first: Drill, code: int, stored: LiveRun, state: RunStateStore, run_up: RunDirectory,
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        def execute(*words: Any, **options: Any) -> Drill:
+            if words[2]:
+                return drill.execute(*words, **options)
+            state.set_phase(Phase.FINISHED)
+            return first
+
+        monkeypatch.setattr(chaos, "execute", execute)
+        assert self.code(run_up) == code
+        assert capfd.readouterr().err == f"{run_up.path} has finished: there is nothing left to disturb\n"
+
+    @pytest.mark.parametrize(
+        ("outcomes", "code", "numbers"),
+        [
+            ([DRILL, AWAY, AWAY, DRILL], 0, [0, 1, 1, 1, 2]),
+            ([BAD, AWAY, AWAY, DRILL], 1, [0, 1, 1, 1, 2]),
+            ([BAD, ELSEWHERE], 1, [0, 1]),
+            ([DRILL, ELSEWHERE], 2, [0, 1]),
+            ([BAD, OVER], 1, [0, 1]),
+            ([AWAY], 2, [0]),
+            ([OVER], 2, [0]),
+        ],
+    )
+    def test_a_refusal_behind_the_first_drill_is_waited_out_and_hides_none_that_failed(
+        self, outcomes: list[Drill | Exception], code: int, numbers: list[int], run_up: RunDirectory, turns: Turns
+    ) -> None:
+        taken = turns(outcomes)
+        assert self.code(run_up, limit="60s") == code  # what is away comes within it, on a busy machine too
+        assert taken == numbers
+
+    def test_what_stays_away_has_failed(
+        self, run_up: RunDirectory, turns: Turns, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        taken = turns([DRILL, AWAY])
+        assert self.code(run_up, "--json") == 1
+        assert set(taken) == {0, 1, 2}
+        out, err = capfd.readouterr()
+        assert len(out.splitlines()) == 1
+        assert [text[:13] for text in err.splitlines()] == ["BAD  drill 2:", "BAD  drill 3:"]
+        assert "nothing to kill for 0.5 s: --kill learner: learner is not running now" in err
+
+
+def test_a_redis_that_falls_silent_before_the_kill_is_one_that_does_not_answer_now(
+    stored: LiveRun, state: RunStateStore, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_words: object) -> None:
+        raise redis.exceptions.TimeoutError("Timeout reading from socket")
+
+    state.publish_process("learner", ProcessIdentity.of(process.pid))
+    monkeypatch.setattr(drill, "witnesses", silent)
+    with stored.directory.held(), pytest.raises(NothingToKillNow, match=r"its Redis does not answer \(Timeout"):
+        drill.execute(stored, "learner", 0, limit_s=1.0, say=lambda _text: None)
+    assert process.poll() is None
+
+
+def test_a_run_that_ends_before_the_kill_is_over(stored: LiveRun) -> None:
+    with pytest.raises(NothingLeftToKill, match="is not running: start it with `launcher up`"):
+        drill.execute(stored, "learner", 0, limit_s=1.0, say=lambda _text: None)

@@ -117,7 +117,7 @@ def test_a_complete_file_that_is_no_runs_keeps_its_name(tmp_path: Path, capfd: p
 
 def test_a_damaged_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "damaged.toml"
-    path.write_text('env = "pen"\npreset = 3\nrun_id = "x"\nlearner = 1\n[environment]\n', encoding="utf-8")
+    path.write_text('env = "pen"\npreset = 3\nrun_id = "x"\n[learner]\n[environment]\n', encoding="utf-8")
     assert cli.main(["up", "--config", str(path), "--dry-run"]) == 2
     assert "preset: expected one of" in shown(capfd)
 
@@ -128,3 +128,90 @@ def test_a_file_that_was_written_by_hand_wins_over_a_preset(tmp_path: Path, capf
     found = configured(capfd, "--config", str(path), "--preset", "published")
     assert (found["preset"], found["run_id"], found["learner"]["n_step"]) == ("published", "mine", 3)
     assert found["learner"]["num_critics"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["up", "--dry-run", "--actors", "2.5"], r"--actors: .*, got 2\.5"),
+        (["up", "--dry-run", "--seed", "9007199254740993.5"], r"--seed: .*, got 9007199254740993\.5"),
+        (["up", "--dry-run", "--seed", "9007199254740993.0"], r"--seed: .*, got 9007199254740993\.0"),
+        (["up", "--dry-run", "--seed=-0.4"], r"--seed: .*, got -0\.4"),
+        (["up", "--dry-run", "--num-env-steps", "1.0e400"], r"--num-env-steps: .*, got 1\.0e400"),
+        (["up", "--dry-run", "--learner.policy-hidden-sizes", "255.9"], r"--learner\.policy-hidden-sizes: .*, got 255"),
+        (["scale", "--actors", "2.9"], r"--actors: .*, got 2\.9"),
+        (["chaos", "--kill", "actor", "--every", "9s", "--times", "1.6"], r"--times: .*, got 1\.6"),
+    ],
+)
+def test_a_fraction_of_what_comes_whole_is_refused(
+    words: list[str], where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert re.search(f"error: {where}", found := shown(capfd)), found
+    assert "expected a whole number" in found
+
+
+def test_a_fraction_in_a_variable_or_a_file_is_refused_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[environment]\nmax_episode_steps = 150.7\n", encoding="utf-8")
+    assert cli.main(["up", "--config", str(path), "--dry-run"]) == 2
+    found = capfd.readouterr().err
+    assert f"error: [environment][max_episode_steps] in {path}: expected a whole number, got 150.7\n" == found
+    monkeypatch.setenv("AWAC_SEED", "0.5")
+    assert cli.main(["up", "--dry-run"]) == 2
+    assert capfd.readouterr().err == "error: AWAC_SEED: expected a whole number, got 0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["up", "--dry-run", "--run-dir", ""], "--run-dir"),
+        (["status", ""], "RUN"),
+        (["plot", "runs/a", "", "--output", "x.png"], "RUNS"),
+        (["report", "--output="], "--output"),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_that_one_is_in(
+    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    assert capfd.readouterr().err.startswith(f"error: {name}: expected a path, got an empty one")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_whole_number_may_be_written_as_a_real_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("num_env_steps = 1e6\ninitial_env_steps = 2000.0\n", encoding="utf-8")
+    found = configured(capfd, "--config", str(path), "--num-offline-steps", "1.5e3", "--learner.temperature", "0.7")
+    assert (found["num_env_steps"], found["initial_env_steps"], found["num_offline_steps"]) == (1_000_000, 2_000, 1_500)
+
+
+@pytest.mark.parametrize(
+    ("text", "got"), [("environment = 5", "'5'"), ("learner = [128]", "'128'"), ("launcher = 'cpu'", "'cpu'"),
+                      ("replay = []", "[]")]
+)  # fmt: skip
+def test_a_value_in_the_place_of_a_table_is_not_taken_for_its_first_setting(
+    text: str, got: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    table = text.partition(" ")[0]
+    assert cli.main(["up", "--config", str(path), "--dry-run"]) == 2
+    assert f"error: [{table}] in {path}: expected a table of settings, got {got}: " in capfd.readouterr().err
+
+
+def test_an_empty_table_is_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("seed = 4\n[learner]\n[environment]\n", encoding="utf-8")
+    assert configured(capfd, "--config", str(path))["seed"] == 4
+
+
+def test_a_table_is_no_option_either(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["up", "--dry-run", "--environment", "5"]) == 2
+    assert "its own name, as in --environment.max-episode-steps" in capfd.readouterr().err
+    monkeypatch.setenv("AWAC_REPLAY", "7")
+    assert cli.main(["up", "--dry-run"]) == 2
+    assert "error: AWAC_REPLAY: expected a table of settings" in capfd.readouterr().err

@@ -106,6 +106,8 @@ WARNINGS: list[tuple[str, Callable[[Snapshot], Snapshot]]] = [
         s, report=replace(s.reports[-1], unix_seconds=NOW - 120))),
     ("the learner is starved: it waits 95 %", lambda s: replace(
         s, report=replace(s.reports[-1], metrics={"waiting_ratio": 0.95}))),
+    ("1 critic without any gradient so far", lambda s: replace(
+        s, report=replace(s.reports[-1], metrics={"unlearned_critics": 1.0}))),
     ("no policy was published for 6:40", lambda s: replace(s, publications={411: NOW - 400})),
     ("9 evaluations wait", lambda s: replace(s, state=replace(s.state, evaluations_requested=9))),
     ("70 evaluations wait, the oldest beyond 64 are dropped;", lambda s: replace(

@@ -120,6 +120,25 @@ def test_returns_that_differ_by_rounding_are_shown_and_drawn(
     assert picture.exists()
 
 
+def test_returns_as_large_as_numbers_get_are_shown_and_not_drawn(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    episodes = [replace(make_episode(1), rewards=np.array([reward])) for reward in (-1.7e308, 1.7e308, 1.7e308)]
+    path, picture = str(write_own(tmp_path / "a.npz", episodes)), tmp_path / "a.svg"
+    assert cli.main(["dataset", "inspect", path]) in (0, 1)
+    out = words(capfd.readouterr().out)
+    assert "-1.7e+308 to 1.7e+308, mean 5.66667e+307" in out
+    assert "1.36e+308 to 1.7e+308" in out
+    assert cli.main(["dataset", "inspect", path, "--plot", str(picture)]) == 2
+    assert "--plot: expected returns of at most 1e+300, which an axis can show, got 1.7e+308" in capfd.readouterr().err
+    assert not picture.exists()
+
+
+def test_bins_as_wide_as_numbers_get_are_counted_by_hand() -> None:
+    most = sys.float_info.max
+    assert bins([-most, most, most, 1.0], count=2) == [(-most, 0.0, 1), (0.0, most, 3)]
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_without_blocks_gets_another_bar(encoding: str) -> None:
     done = subprocess.run(

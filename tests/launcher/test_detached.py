@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,27 @@ def test_what_the_child_said_is_shown_also_when_it_has_taken_its_start_back(run:
     done = start(run, "shutil.rmtree(run.path); print('error: the port is taken', file=sys.stderr); sys.exit(2)")
     assert done.returncode == 2
     assert done.stderr == "a word of the child's\nerror: the port is taken\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGRTMIN + 1])
+def test_of_a_child_that_a_signal_ends_it_is_told_what_happened_and_how_to_go_on(run: Path, number: int) -> None:
+    (run / "config.toml").touch()
+    done = start(run, f"import os; os.kill(os.getpid(), {int(number)}); time.sleep(60)")
+    assert done.returncode == 1
+    name = {9: "SIGKILL", 15: "SIGTERM"}.get(number, "unnamed")
+    assert done.stderr == (
+        "a word of the child's\n"
+        f"error: {run} was ended by signal {int(number)} ({name}) before it was up; its logs are in {run / 'logs'}\n"
+        f"go on with: launcher up --run-dir '{run}' --restart-behavior resume\n"
+    )
+    assert "goes on without" not in done.stdout
+
+
+def test_a_run_that_is_not_there_any_more_is_not_named_to_be_gone_on_with(run: Path) -> None:
+    done = start(run, "import os; os.kill(os.getpid(), 9); time.sleep(60)")
+    assert done.returncode == 1
+    assert "(SIGKILL)" in done.stderr
+    assert "go on with" not in done.stderr
 
 
 def test_a_child_that_is_told_to_end_before_it_is_up_ends_the_wait(run: Path) -> None:

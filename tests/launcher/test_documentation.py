@@ -65,6 +65,14 @@ def test_commands_and_their_options_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_commands_stand_in_code_where_they_are_looked_at(document: Path) -> None:
+    prose = re.sub(
+        r"```.*?```|^(?: {4}|\|).*?$|`[^`]*`", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    assert not re.search(r"\blauncher \w+ --\w+", prose)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_tests_that_are_named_exist(document: Path) -> None:
     for path, names in re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", document.read_text(encoding="utf-8")):
         source = (ROOT / path).read_text(encoding="utf-8")

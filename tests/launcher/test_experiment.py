@@ -121,3 +121,11 @@ def test_a_device_that_no_learner_takes_is_refused_before_anything_is_started() 
     for device in ("gpu", "mps", "cuda:", "cuda:x", ""):
         with pytest.raises(ConfigError, match=r"launcher\.device: expected auto, cpu, cuda or cuda:N, got"):
             LauncherConfig(device=device)
+
+
+@pytest.mark.parametrize("name", ["actor_cpus", "learner_cpus", "learner_gpus", "replay_cpus", "evaluator_cpus"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-0.5"])
+def test_a_share_that_ray_cannot_reserve_is_refused_before_it_is_asked(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"launcher\.{name}: expected a finite number of at least 0, got {value}"):
+        LauncherConfig(**{name: float(value)})  # type: ignore[arg-type]
+    assert getattr(LauncherConfig(**{name: 0.0}), name) == 0.0  # type: ignore[arg-type]

@@ -186,6 +186,10 @@ MISTAKES = {
     "a run without evaluations": (["."], "evaluations.csv: no such file: the run has not evaluated yet"),
     "an unknown metric": (["--metric", "success"], "success_final"),
     "output below a file": (["--output", "pen-0/evaluations.csv/a.png"], "cannot be written"),
+    "rows in the place of the picture": (
+        ["--output", "same.png", "--csv", "pen-0/../same.png"],
+        "--csv: expected another file than the picture that --output names, got pen-0/../same.png",
+    ),
     "rows of a run to be overwritten": (
         ["--csv", "pen-1/evaluations.csv"],
         "--csv: expected a file to write, got pen-1",

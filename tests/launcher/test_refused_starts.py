@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from launcher import cli
 from launcher.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -183,6 +185,32 @@ def test_ctrl_c_before_redis_has_anything_leaves_the_old_run_in_its_place(
     assert "Traceback" not in run.output
     if code == 0:
         assert "stopped before the run had begun" in run.output
+    assert_in_its_place(old)
+
+
+@pytest.mark.parametrize("behavior", ["overwrite", "restart"])
+def test_ctrl_c_in_the_moment_that_moves_the_old_run_aside_puts_it_back(
+    behavior: str, old: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = Path.rename
+
+    def move_and_interrupt(path: Path, target: Path) -> Path:
+        moved = moves(path, target)
+        monkeypatch.setattr(Path, "rename", moves)
+        os.kill(os.getpid(), signal.SIGINT)
+        return moved
+
+    monkeypatch.chdir(old.path.parents[1])
+    monkeypatch.setattr(Path, "rename", move_and_interrupt)
+    end = threading.Event()
+    other = threading.Thread(target=end.wait)  # one that the system may choose to take the signal
+    other.start()
+    try:
+        with pytest.raises(SystemExit, match="130"):
+            cli.main(["up", "--run-dir", "runs/pen", *SMALL, "--restart-behavior", behavior])
+    finally:
+        end.set()
+        other.join()
     assert_in_its_place(old)
 
 

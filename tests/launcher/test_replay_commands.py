@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher import cli
+from launcher import cli, run_directory
 from launcher.experiment import ExperimentConfig
-from launcher.run_directory import RunDirectory
+from launcher.run_connection import redis_of
+from launcher.run_directory import RunDirectory, RunDirectoryInUse
 from replay_service.config import EnvironmentConfig, RunConfig
+from replay_service.config_file import load_run_config
 from replay_service.datasets import Episode, OfflineDataset, load_dataset
 from replay_service.experience import Origin, Trajectory
 from replay_service.keys import Keys
 from tests.faults import fill, small_disk
-from tests.launcher.made_run import fill_streams, made_run
+from tests.launcher.made_run import fill_streams, made_run, summary_rewritten
 
 DOOR = RunConfig(
     env="door",
@@ -230,6 +232,11 @@ def test_a_run_that_is_up_is_read_too_and_damage_is_counted(tmp_path: Path, capf
     ("words_of_command", "message"),
     [
         (["show", "RUN", "seed/x"], "expected an entry as `launcher replay ls` names it"),
+        (["show", "RUN", "99999999999999999999999-0"], "expected an entry as `launcher replay ls` names it"),
+        (["show", "RUN", "18446744073709551616-0"], "expected an entry as `launcher replay ls` names it"),
+        (["show", "RUN", "1-18446744073709551616"], "expected an entry as `launcher replay ls` names it"),
+        (["show", "RUN", "\N{ARABIC-INDIC DIGIT ONE}-0"], "expected an entry as `launcher replay ls` names it"),
+        (["show", "RUN", "18446744073709551615-18446744073709551615"], "there is no entry 1844"),
         (["show", "RUN", "1-0"], "there is no entry 1-0 (any more)"),
         (["ls", "RUN", "--limit", "-1"], "--limit: expected at least 0, got -1"),
         (["ls", "RUN", "--origin", "offline"], "origin"),
@@ -252,6 +259,33 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(
     assert message in out + err
     assert "Traceback" not in out + err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_reads_a_stopped_run_says_that_it_is_no_launcher(door_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory, "_LOOKS_S", 0.0)  # nobody only looks at the lock here
+    directory = RunDirectory(door_run)
+    config = load_run_config(directory.config)
+    with redis_of(directory, config):
+        assert directory.holder() is None
+        assert directory.reader() is not None
+        with pytest.raises(RunDirectoryInUse, match="try again when it has ended"), redis_of(directory, config):
+            pass
+    assert directory.reader() is None
+
+
+@pytest.mark.parametrize("was_read_before", [False, True])
+def test_a_run_that_is_up_without_a_launcher_is_read_too(was_read_before: bool, tmp_path: Path) -> None:
+    with made_run(tmp_path / "run", ExperimentConfig(run=DOOR)) as (directory, client):
+        if was_read_before:
+            with directory.held(reads=True):
+                pass
+        fill_streams(client, DOOR, door_stream(), None)
+        directory.ready.touch()
+        directory.summary.write_text("{}")
+        with summary_rewritten(directory), redis_of(directory, DOOR) as found:
+            assert found.xlen(Keys("made").online) == client.xlen(Keys("made").online)
+            assert directory.reader() is None
+    assert directory.lock.exists() == was_read_before
 
 
 def test_a_run_that_never_came_up_is_told_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ import pytest
 
 from launcher import cli
 from launcher.experiment import ExperimentConfig
+from launcher.report import _status, _videos
 from launcher.report_pictures import rates_over_time
 from launcher.run_directory import RunDirectory
 from replay_service.config import EnvironmentConfig, RunConfig
@@ -22,7 +24,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import Evaluation, LearnerReport, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
-from tests.launcher.made_run import fill_streams, made_run
+from tests.launcher.made_run import fill_streams, made_run, summary_rewritten
 from tests.launcher.test_replay_commands import DOOR, door_stream
 
 HOSTILE = '<script src="https://evil.example/x.js"></script>'
@@ -159,6 +161,26 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     assert "has no summary yet" in text
     assert "No trained policy has been evaluated yet." in text
     assert "The learner has not reported yet." in text
+
+
+def test_a_run_in_containers_is_not_called_interrupted(tmp_path: Path) -> None:
+    with made_run(tmp_path / "run", ExperimentConfig(run=DOOR)) as (directory, _client):
+        pass
+    directory.ready.touch()
+    summary = {"status": "running"}
+    directory.summary.write_text(json.dumps(summary))
+    with summary_rewritten(directory):
+        assert _status(directory, summary) == "running, without a launcher here"
+    os.utime(directory.summary, (1e9, 1e9))
+    assert _status(directory, summary) == "interrupted"
+
+
+def test_half_a_film_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "version-9.mp4").write_bytes(b"whole")
+    (tmp_path / ".version-7.123.partial.mp4").write_bytes(b"half")
+    embedded, left_out = _videos(tmp_path)
+    assert [film.alt for film in embedded] == ["version-9.mp4"]
+    assert left_out == []
 
 
 def test_damaged_records_are_told_in_the_page(tmp_path: Path) -> None:

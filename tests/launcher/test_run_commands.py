@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from launcher import cli
 from launcher.run_directory import RunDirectory
+from tests.launcher.made_run import summary_rewritten
 
 NOBODY = 65_534
 
@@ -26,6 +29,25 @@ def stopped(tmp_path: Path) -> RunDirectory:
     run.lock.touch()
     run.summary.write_text(json.dumps({"status": "finished", "env_steps": 7}), encoding="utf-8")
     return run
+
+
+@contextmanager
+def roles_without_launcher(run: RunDirectory) -> Iterator[None]:
+    """What a replay service writes of a run that was started without a launcher, as in containers."""
+    run.lock.unlink()
+    run.ready.parent.mkdir()
+    run.ready.touch()
+    run.summary.write_text(json.dumps({"status": "running", "env_steps": 7}), encoding="utf-8")
+    with summary_rewritten(run):
+        yield
+
+
+COMMANDS_THAT_NEED_A_LAUNCHER = {
+    "down": ["down"],
+    "scale": ["scale", "--actors", "3"],
+    "watch": ["watch"],
+    "attach": ["attach"],
+}
 
 
 def launcher(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -62,6 +84,72 @@ class TestStatus:
         stopped.summary.write_text('{"env_steps": 7}', encoding="utf-8")
         assert cli.main(["status", str(stopped.path)]) == 0
         assert capfd.readouterr().out.split() == ["env_steps", "7"]
+
+    def test_a_run_in_containers_is_not_called_interrupted(
+        self, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with roles_without_launcher(stopped):
+            assert cli.main(["status", str(stopped.path)]) == 0
+        assert "status  running (no launcher here; its roles are up)\n" in capfd.readouterr().out
+        os.utime(stopped.summary, (1e9, 1e9))
+        assert cli.main(["status", str(stopped.path)]) == 0
+        assert "interrupted (no launcher here, and its roles write no records)" in capfd.readouterr().out
+        stopped.lock.touch()
+        assert cli.main(["status", str(stopped.path)]) == 0
+        assert "interrupted (its launcher is gone; resume it)" in capfd.readouterr().out
+
+    def test_a_run_that_is_read_is_not_running(self, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]) -> None:
+        with stopped.held(reads=True):
+            assert cli.main(["status", str(stopped.path)]) == 0
+            told = f"{stopped.path}: not running (the command with process id {os.getpid()} reads its data)"
+            out = capfd.readouterr().out
+            assert out.splitlines()[0] == told
+            assert "status  finished" in out
+            stopped.summary.unlink()
+            assert cli.main(["status", str(stopped.path)]) == 0
+            assert capfd.readouterr().out == f"{told}, and it has no summary yet\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("down", "stop them where they were started, those in containers by `docker compose stop`"),
+        ("scale", "`docker compose up --scale actor=3`"),
+        ("watch", "`launcher status "),
+        ("attach", "`launcher status "),
+    ],
+)
+def test_roles_without_a_launcher_are_not_called_down(
+    command: str, remedy: str, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = COMMANDS_THAT_NEED_A_LAUNCHER[command]
+    with roles_without_launcher(stopped):
+        assert cli.main([words[0], str(stopped.path), *words[1:]]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {stopped.path} has no launcher here, and its roles are up: ")
+    assert remedy in err
+
+
+@pytest.mark.parametrize(("command", "code"), [("down", 0), ("scale", 2), ("watch", 2), ("attach", 2)])
+def test_a_command_that_reads_a_stopped_run_is_neither_asked_nor_signalled(
+    command: str, code: int, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = COMMANDS_THAT_NEED_A_LAUNCHER[command]
+    with stopped.held(reads=True):
+        assert cli.main([words[0], str(stopped.path), *words[1:]]) == code  # and this very process was not ended
+    out, err = capfd.readouterr()
+    assert f"is not running (the command with process id {os.getpid()} reads its data)" in out + err
+    assert "stopp" not in out
+
+
+@pytest.mark.parametrize("options", [[], ["--role", "learner"]])
+def test_a_run_without_logs_is_told_so(
+    options: list[str], stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["logs", str(stopped.path), *options]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {stopped.path} has no logs yet: its roles write them to {stopped.logs} ")
+    assert "--role" not in err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from launcher import run_directory
 from launcher.run_directory import RunDirectory, RunDirectoryInUse, prepare
 from replay_service.errors import RunDirectoryError
 from tests.faults import fill, small_disk
+from tests.launcher.made_run import summary_rewritten
 
 
 def make_run(path: Path) -> RunDirectory:
@@ -95,6 +100,12 @@ def test_an_unwritable_place_is_a_user_error(tmp_path: Path) -> None:
         prepare(tmp_path / "file" / "run", None)
 
 
+@pytest.fixture
+def no_wait_for_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuses a lock that is held at once: for tests in which nobody only looks at it."""
+    monkeypatch.setattr(run_directory, "_LOOKS_S", 0.0)
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -105,6 +116,7 @@ with RunDirectory(Path(sys.argv[1])).held():
 """
 
 
+@pytest.mark.usefixtures("no_wait_for_looks")
 def test_a_directory_is_held_by_one_process_and_free_when_that_process_is_killed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     with subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True) as holder:
@@ -201,10 +213,99 @@ def test_a_configuration_that_finds_no_room_leaves_the_old_one_and_no_half_one(t
         assert not run.config.with_suffix(".partial").exists()
 
 
+@pytest.mark.usefixtures("no_wait_for_looks")
 def test_the_way_to_stop_a_run_that_is_in_use_can_be_copied(tmp_path: Path) -> None:
     run = make_run(tmp_path / "my run")
     with run.held(), pytest.raises(RunDirectoryInUse, match=f"`launcher down '{run.path}'`"), run.held():
         pass
+
+
+@pytest.mark.usefixtures("no_wait_for_looks")
+@pytest.mark.parametrize("behavior", ["resume", "restart", "overwrite"])
+def test_a_command_that_reads_a_stopped_run_is_no_launcher(
+    tmp_path: Path, behavior: run_directory.RestartBehavior
+) -> None:
+    run = make_run(tmp_path / "run")
+    with run.held(reads=True):
+        assert run.holder() is None
+        reader = run.reader()
+        assert reader is not None
+        assert reader["pid"] == os.getpid()
+        told = f"not running, but a command with process id {os.getpid()} on .* reads its data: try again"
+        with pytest.raises(RunDirectoryInUse, match=told):
+            prepare(run.path, behavior)
+    assert run.reader() is None
+
+
+def test_a_lock_that_names_no_purpose_is_a_launchers(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with run.held(reads=True):
+        run.lock.write_text(json.dumps({"pid": 1, "host": "here"}))
+        assert run.holder() == {"pid": 1, "host": "here"}
+        assert run.reader() is None
+
+
+def test_a_look_at_the_lock_keeps_nobody_from_holding_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    looks = run.lock.open("r")
+    fcntl.flock(looks, fcntl.LOCK_SH)
+    looked = threading.Timer(0.05, looks.close)
+    looked.start()
+    with run.held():
+        assert looks.closed
+    looked.join()
+
+
+class TestRolesWithoutALauncher:
+    """A replay service rewrites the summary, and no launcher holds the directory."""
+
+    def up(self, path: Path) -> RunDirectory:
+        run = make_run(path)
+        run.ready.parent.mkdir()
+        run.ready.touch()
+        run.summary.write_text("{}")
+        return run
+
+    def test_they_are_up_where_the_summary_is_written_anew(self, tmp_path: Path) -> None:
+        run = self.up(tmp_path / "run")
+        with summary_rewritten(run):
+            assert run.has_roles()
+
+    def test_the_last_summary_of_one_that_was_killed_is_waited_on_and_no_longer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_directory, "_SUMMARY_PATIENCE_S", 0.2)
+        assert not self.up(tmp_path / "run").has_roles()
+
+    @pytest.mark.parametrize("lacks", ["ready", "summary", "a summary of now"])
+    def test_a_run_that_ended_long_ago_or_in_order_is_told_at_once(self, lacks: str, tmp_path: Path) -> None:
+        run = self.up(tmp_path / "run")
+        if lacks == "ready":
+            run.ready.unlink()
+        elif lacks == "summary":
+            run.summary.unlink()
+        else:
+            os.utime(run.summary, (1e9, 1e9))
+        began = time.monotonic()
+        assert not run.has_roles()
+        assert time.monotonic() - began < run_directory._SUMMARY_PATIENCE_S
+
+
+@pytest.mark.parametrize("spelled", ["", ".", "../run/../run", "../run/logs/.."])
+def test_the_folder_that_the_user_is_in_has_a_name(
+    spelled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    monkeypatch.chdir(run.path)
+    path = run_directory.chosen_path(Path(spelled))
+    assert path.resolve() == run.path
+    assert path.name == "run"
+    with pytest.raises(RunDirectoryError, match="would be deleted, and is the folder that you are in"):
+        prepare(path, "overwrite")
+    assert run.holds_run
+    aside = prepare(path, "restart").aside
+    assert aside is not None
+    assert aside.resolve() == tmp_path / "run.1"
 
 
 @pytest.mark.parametrize("behavior", [None, "resume", "restart", "overwrite"])

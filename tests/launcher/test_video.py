@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 from pathlib import Path
 
@@ -147,3 +148,13 @@ def test_a_mistake_gets_one_message_and_no_film(
     assert cli.main(["video", str(tmp_path / "run"), *options]) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "run" / "videos").exists()
+
+
+def test_a_film_takes_the_place_of_no_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    with made_run(tmp_path / "run", ExperimentConfig(run=PEN)) as (_directory, client):
+        fill(client, PEN)
+    assert cli.main(["video", str(tmp_path / "run"), "--output", str(pipe)]) == 2
+    assert f"{pipe}: cannot be written: expected the name of a file" in capfd.readouterr().err
+    assert pipe.is_fifo()

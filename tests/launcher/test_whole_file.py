@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,39 @@ def test_a_file_is_taken_and_a_folder_beside_which_there_is_room(tmp_path: Path)
             partial.write_text("written")
         assert path.read_text() == "written"
     require_writable_beside(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["pipe", "link to the pipe"])
+def test_what_is_there_and_no_file_keeps_its_place(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link to the pipe").symlink_to("pipe")
+    told = "cannot be written: expected the name of a file, got a device, a pipe or a socket"
+    with pytest.raises(ConfigError, match=told):
+        require_writable(tmp_path / name)
+    with pytest.raises(ConfigError, match=told), whole_file(tmp_path / name):
+        raise AssertionError("the work has begun")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("leads_to", ["elsewhere/page.txt", "not/yet/there.txt"])
+def test_a_link_stays_and_the_file_that_it_leads_to_is_written(leads_to: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "page.txt").write_text("old")
+    link = tmp_path / "link.html"
+    link.symlink_to(leads_to)
+    require_writable(link)
+    with whole_file(link) as partial:
+        assert partial.suffix == ".html"  # as the user named it
+        partial.write_text("written")
+    assert link.is_symlink()
+    assert (tmp_path / leads_to).read_text() == "written"
+    assert list((tmp_path / leads_to).parent.iterdir()) == [tmp_path / leads_to]
+
+
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(ConfigError, match="leads to itself"), whole_file(tmp_path / "link"):
+        raise AssertionError("the work has begun")
 
 
 def test_demonstrations_are_refused_a_folder_before_anything_is_cloned(

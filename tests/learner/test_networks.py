@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from learner.adam import Adam
 from learner.networks import CriticEnsemble, GaussianPolicy, PublicationStamp, StdBounds, export_policy
 from replay_service.policy_weights import PolicySpec
 
@@ -135,6 +136,23 @@ class TestCriticEnsemble:
         found = critics.biases[0].grad
         assert found is not None
         assert found.flatten().tolist() == [0.0, 4.0]
+
+    def test_one_that_begins_above_the_clamp_everywhere_never_learns_and_is_counted(self) -> None:
+        critics = make_critics((64,), num_critics=3, max_q=0.0)
+        with torch.no_grad():
+            signs = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+            critics.weights[-1].abs_().mul_(signs)  # of hidden units that are never all 0
+        first = critics.weights[-1][0].clone()
+        optimizer = Adam(critics.parameters(), learning_rate=1e-2)
+        assert critics.unlearned() == 3
+        for step in range(20):
+            for parameter in critics.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
+            (critics(*batch(64, seed=step)) + 1.0).square().sum().backward()
+            optimizer.step()
+        assert critics.unlearned() == 1
+        assert torch.equal(critics.weights[-1][0], first)
 
     def test_starts_as_rlkit_does(self) -> None:
         critics = make_critics((64, 36), observation_dim=10, action_dim=6, layer_norm=True)

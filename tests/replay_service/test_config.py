@@ -11,6 +11,7 @@ from replay_service.config import (
     RunConfig,
     require_at_least,
     require_between,
+    require_finite_at_least,
     require_positive,
 )
 from replay_service.errors import ConfigError
@@ -18,12 +19,16 @@ from replay_service.errors import ConfigError
 OUT_OF_RANGE: list[tuple[Callable[..., object], str, Any]] = [
     (RunConfig, "env", ""),
     (RunConfig, "seed", -1),
+    (RunConfig, "seed", -(10**400)),
+    (RunConfig, "seed", 2**63),
+    (RunConfig, "seed", 10**400),
     (RunConfig, "actors", 0),
     (RunConfig, "num_offline_steps", -1),
     (RunConfig, "num_env_steps", -1),
     (RunConfig, "utd_ratio", 0.0),
     (RunConfig, "utd_ratio", float("nan")),
     (RunConfig, "utd_ratio", float("inf")),
+    (RunConfig, "utd_ratio", 10**400),
     (RunConfig, "initial_env_steps", -1),
     (RunConfig, "max_env_steps_ahead", -1),
     (RunConfig, "rollout_length", 0),
@@ -41,6 +46,7 @@ OUT_OF_RANGE: list[tuple[Callable[..., object], str, Any]] = [
 
 ON_THE_BOUND: list[tuple[Callable[..., object], str, Any]] = [
     (RunConfig, "seed", 0),
+    (RunConfig, "seed", 2**63 - 1),
     (RunConfig, "actors", 1),
     (RunConfig, "num_offline_steps", 0),
     (RunConfig, "num_env_steps", 0),
@@ -75,6 +81,23 @@ def test_the_text_of_a_refusal_has_field_bound_and_value() -> None:
         require_positive("utd_ratio", -2)
     with pytest.raises(ConfigError, match=r"^discount: expected a number from 0 to 1, got 1.5$"):
         require_between("discount", 1.5, 0, 1)
+    with pytest.raises(ConfigError, match=r"^cpus: expected a finite number of at least 0, got inf$"):
+        require_finite_at_least("cpus", float("inf"), 0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_number_that_nobody_would_read_is_told_by_its_length(sign: int) -> None:
+    with pytest.raises(ConfigError, match=r"^seed: expected at .*, got a number of some 5000 digits$"):
+        require_at_least("seed", sign * 10**5000, 0)
+    with pytest.raises(ConfigError, match=r"^port: .*, got a number of some 5000 digits$"):
+        require_between("port", sign * 10**5000, 0, 65_535)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), float("-inf"), -0.5, 10**400])
+def test_what_is_no_finite_number_of_at_least_a_bound(value: float) -> None:
+    require_finite_at_least("x", 0.0, 0)
+    with pytest.raises(ConfigError, match=r"^x: expected a finite number of at least 0, got "):
+        require_finite_at_least("x", value, 0)
 
 
 def test_nan_is_in_no_range() -> None:

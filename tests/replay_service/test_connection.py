@@ -26,6 +26,7 @@ from replay_service.connection import (
 )
 from replay_service.errors import RedisUnavailable, RunDirectoryError
 from replay_service.redis_server import find_server
+from tests.faults import listens
 
 if TYPE_CHECKING:
     from tests.conftest import WaitUntil
@@ -202,7 +203,7 @@ class TestCheck:
         arguments = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)]
         with subprocess.Popen([find_server(), *arguments], stdout=subprocess.DEVNULL) as server:
             try:
-                wait_until(path.exists, "the server to open its socket")
+                wait_until(lambda: listens(path), "the server to open its socket")
                 assert check(RedisEndpoint(f"unix://{path}"))
             finally:
                 server.kill()

@@ -22,6 +22,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.redis_server import find_server
 from replay_service.run_state import RunStateStore
 from tests.conftest import PATIENCE_S, WaitUntil
+from tests.faults import listens
 
 Enter = Callable[[str], RedisClient]
 
@@ -45,7 +46,7 @@ def enter(run_config: RunConfig, tmp_path: Path, wait_until: WaitUntil) -> Itera
         tmp_path,
     )
     process = subprocess.Popen([find_server(), *map(str, options)], stdout=subprocess.DEVNULL)
-    wait_until(socket.exists, "Redis to listen")
+    wait_until(lambda: listens(socket), "Redis to listen")
 
     def client(user: str) -> RedisClient:
         password = (folder / f"{user}.password").read_text(encoding="utf-8")

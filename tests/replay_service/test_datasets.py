@@ -164,6 +164,15 @@ def test_the_binary_tasks_drop_a_terminal_step_whose_outcome_was_not_stored(tmp_
     assert not episode.terminated
 
 
+def test_an_npz_is_written_to_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "x.npz"
+    link.symlink_to("elsewhere/x.npz")
+    write_npz(link, EPISODES, {})
+    assert link.is_symlink()
+    assert len(load_dataset([str(tmp_path / "elsewhere" / "x.npz")], spec=SPEC).episodes) == len(EPISODES)
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_npz_round_trip(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:

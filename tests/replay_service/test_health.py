@@ -15,6 +15,7 @@ from replay_service.errors import ConfigError
 from replay_service.health import Unhealthy, check, require_progress
 from replay_service.process import serve_metrics
 from tests.conftest import PATIENCE_S
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -56,9 +57,7 @@ def test_one_without_them_is_not(port: int) -> None:
 
 
 def test_nobody_there(port: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        unused = free.getsockname()[1]
-    done = program(unused, "awac_actor_")
+    done = program(free_port(), "awac_actor_")
     assert done.returncode == 1
     assert "refused" in done.stderr
 
@@ -98,8 +97,7 @@ def test_only_counters_of_the_role_count_as_progress(port: int, counter: Counter
 
 class TestFixedPort:
     def test_metrics_are_served_there(self, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         monkeypatch.setenv("AWAC_METRICS_PORT", str(port))
         assert serve_metrics(registry, "127.0.0.1") == f"127.0.0.1:{port}"
 

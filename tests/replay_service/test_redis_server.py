@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -9,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,6 +31,7 @@ from replay_service.trajectory_stream import TrajectoryReader, TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
 from tests.conftest import PATIENCE_S
 from tests.faults import wait_until_written
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights, MakeTrajectory, WaitUntil
@@ -99,9 +100,9 @@ def port_of(endpoint: RedisEndpoint) -> int:
     return int(endpoint.url.rpartition(":")[2])
 
 
-def children() -> set[int]:
-    """Processes that this one has started and that are not buried yet."""
-    listed = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii")
+def children(parent: int) -> set[int]:
+    """Processes that one has started and that are not buried yet."""
+    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii")
     return {int(pid) for pid in listed.split()}
 
 
@@ -217,8 +218,7 @@ class TestStart:
         assert (tmp_path / "runs" / "redis" / "server.log").exists()
 
     def test_a_port_that_was_asked_for_is_taken(self, start: Start) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         assert port_of(start(port=port).endpoint) == port
 
 
@@ -227,9 +227,9 @@ class TestFailingStart:
     def _nothing_is_left_behind(self) -> Iterator[None]:
         if sys.platform != "linux":
             pytest.skip("reads /proc")
-        before = children()
+        before = children(os.getpid())
         yield
-        assert children() == before
+        assert children(os.getpid()) == before
 
     def test_a_port_that_another_redis_holds_is_named(self, redis_endpoint: RedisEndpoint, tmp_path: Path) -> None:
         with pytest.raises(RedisUnavailable, match=r"already listens at .*--replay\.port"):
@@ -436,8 +436,7 @@ class TestRestart:
         running = start()
         running.stop()
         with socket.create_server(("127.0.0.1", port_of(running.endpoint))) as taken:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                free = probe.getsockname()[1]
+            free = free_port()
             again = start(port=free, previous=running.endpoint)
             assert port_of(again.endpoint) == free != taken.getsockname()[1]
             assert again.endpoint.password == running.endpoint.password
@@ -463,17 +462,54 @@ class TestRestart:
         assert client.get("kept") == b"1"
         client.close()
 
-    @needs_proc
-    def test_the_last_server_is_never_taken_for_another_program(self, start: Start) -> None:
-        running = start()
-        with pytest.raises(RedisUnavailable, match="already listens at"):
-            start(previous=running.endpoint, keep_port=False)
-
-    def test_where_processes_have_no_start_time_a_server_at_the_old_port_is_taken_for_the_last(
-        self, start: Start, tmp_path: Path
+    @pytest.mark.parametrize("port", ["the same", "free", "another"])
+    def test_there_is_one_server_on_some_data_at_a_time(
+        self, server: Path, start: Start, port: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        running = start(folder=tmp_path)
-        note = tmp_path / "server.json"
-        note.write_text(json.dumps({**json.loads(note.read_text()), "started_ticks": 0}))  # as without /proc
-        with pytest.raises(RedisUnavailable, match="already listens at"):
-            start(folder=tmp_path, previous=running.endpoint, keep_port=False)
+        """Two would write the same append-only file: neither the next start nor its refusals may make one possible."""
+        monkeypatch.setattr(redis_server, "_LAST_SERVER_TIMEOUT_S", 0.1)
+        running = start(server)
+        wanted: dict[str, dict[str, Any]] = {
+            "the same": {},
+            "free": {"keep_port": False},
+            "another": {"port": free_port()},
+        }
+        for _attempt in range(3):
+            with pytest.raises(RedisUnavailable, match="a second one would ruin them"):
+                start(server, previous=running.endpoint, **wanted[port])
+        client = connect(running.endpoint)
+        assert client.ping()
+        client.close()
+
+    def test_a_server_that_ends_soon_is_waited_for(self, start: Start) -> None:
+        """As after a kill of the launcher: its Redis outlives it by a moment."""
+        running = start()
+        timer = threading.Timer(1.0, running.process.kill)
+        timer.start()
+        again = start(previous=running.endpoint)
+        assert again.endpoint == running.endpoint
+        timer.join()
+
+    @needs_proc
+    def test_a_child_that_rewrites_the_file_of_a_killed_server_keeps_nobody_waiting(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running = start()
+        client: Any = connect(running.endpoint)
+        client.config_set("rdb-key-save-delay", 30_000_000)  # microseconds a key, so the child outlives its parent
+        client.set("key", 1)
+        client.bgrewriteaof()
+        while not (rewriting := children(running.process.pid)):
+            time.sleep(0.01)
+        running.process.kill()
+        running.process.wait()
+        try:
+            assert all(Path(f"/proc/{pid}").exists() for pid in rewriting)
+            monkeypatch.setattr(redis_server, "_LAST_SERVER_TIMEOUT_S", 0.0)
+            start(previous=running.endpoint)
+        finally:
+            for pid in rewriting:
+                os.kill(pid, signal.SIGKILL)
+        client.close()  # the child has held the old connection open until now
+        assert client.get("key") == b"1"
+        client.close()

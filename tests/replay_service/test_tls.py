@@ -26,6 +26,7 @@ from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
 from tests.certificates import OPENSSL, Authority
 from tests.conftest import PATIENCE_S
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrajectory, WaitUntil
@@ -57,8 +58,7 @@ def start_tls(authority: Authority, tmp_path: Path, wait_until: WaitUntil) -> It
 
     def start(alternative_names: str = "IP:127.0.0.1,DNS:localhost", *, ask_clients: bool = False) -> int:
         certificate, key = authority.issue(f"server-{len(started)}", alternative_names)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
+        port = free_port()
         log = tmp_path / f"server-{len(started)}.log"
         options = (
             "--port", "0", "--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key,

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,20 @@ def processes_of(run_dir: Path) -> dict[int, str]:
 
 def role_pids(run_dir: Path, module: str) -> list[int]:
     """Process ids of a role, oldest first: '-m learner', '-m actors actor', ..."""
-    return sorted(pid for pid, line in processes_of(run_dir).items() if f"-m {module} " in line)
+    pids = [pid for pid, line in processes_of(run_dir).items() if f"-m {module} " in line]
+    began = {pid: ProcessIdentity.of(pid).started_ticks for pid in pids}  # 0: has ended since
+    return sorted((pid for pid in pids if began[pid]), key=lambda pid: (began[pid], pid))  # ids begin again at 300
+
+
+def contents_of(run_dir: Path) -> Iterator[tuple[Path, bytes]]:
+    """Each file of a run that is up, with what is in it; those that the run deletes meanwhile are left out."""
+    for folder, _folders, names in os.walk(run_dir):
+        for path in (Path(folder, name) for name in names):
+            try:
+                content = path.read_bytes() if path.is_file() else b""
+            except FileNotFoundError:
+                continue
+            yield path, content
 
 
 def kill(pid: int) -> None:

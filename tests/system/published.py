@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterator
 
+from replay_service import wire
 from replay_service.config_file import load_run_config
-from replay_service.connection import RedisEndpoint, connect
 from replay_service.keys import Keys
 from replay_service.policy_weights import PolicyWeights
-from replay_service.weights_channel import WeightsChannel
 from tests.system.launching import Launched, wait_until
 
 
+def _policies_written(run: Launched) -> Iterator[PolicyWeights]:
+    """All that the run's Redis has in its append-only file, in the order of their publication."""
+    key = Keys(load_run_config(run.run_dir / "config.toml").run_id).weights.encode()
+    put = re.compile(rb"\$3\r\nSET\r\n\$%d\r\n%s\r\n\$(\d+)\r\n" % (len(key), re.escape(key)))
+    for path in sorted((run.run_dir / "redis" / "appendonlydir").glob("*.incr.aof")):
+        content = path.read_bytes()
+        for found in put.finditer(content):
+            message = content[found.end() : found.end() + int(found[1])]
+            if len(message) == int(found[1]):  # else it is still being written
+                yield wire.decode_policy_weights(message)
+
+
 def first_policy_after(run: Launched, version: int) -> PolicyWeights:
-    """The first policy of a newer version that is published; asks so often that the learner cannot pass one by."""
-    client = connect(RedisEndpoint.load(run.run_dir / "redis" / "connection.json"), reply_timeout_s=5.0)
-    channel = WeightsChannel(client, Keys(load_run_config(run.run_dir / "config.toml").run_id))
-    found: PolicyWeights | None = None
+    """The first policy of a newer version that is published; read where those that follow do not take its place."""
+    first: PolicyWeights | None = None
 
     def published() -> bool:
-        nonlocal found
+        nonlocal first
         assert run.process.poll() is None, f"launcher ended:\n{run.output}\n{run.logs()}"
-        found = channel.fetch()
-        return found is not None and found.version > version
+        first = next((policy for policy in _policies_written(run) if policy.version > version), None)
+        return first is not None
 
-    try:
-        wait_until(published, f"a policy behind version {version}", pause_s=0.005, told=run.logs)
-    finally:
-        client.close()
-    assert found is not None
-    return found
+    wait_until(published, f"a policy behind version {version}", told=run.logs)
+    assert first is not None
+    return first
 
 
 def layer_hashes(policy: PolicyWeights) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -15,13 +14,8 @@ from typing import Any
 from replay_service.config_file import load_run_config
 from replay_service.connection import RedisEndpoint, connect
 from replay_service.keys import Keys
+from tests.ports import free_port
 from tests.system.launching import Launched
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetch(url: str) -> Any:

@@ -14,8 +14,9 @@ from replay_service.access import OWN_REDIS_RULES, Role, role_endpoint
 from replay_service.connection import RedisEndpoint
 from replay_service.redis_server import find_server
 from tests.conftest import WaitUntil
+from tests.faults import listens
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN, assert_sound, processes_of, role_pids
+from tests.system.launching import SMALL_PEN, assert_sound, contents_of, processes_of, role_pids
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -42,9 +43,8 @@ def test_each_process_holds_its_own_credential_alone_and_works_on_after_redis_wa
             assert not any(other.encode() in held for name, other in passwords.items() if name is not role)
     for line in processes_of(run.run_dir).values():
         assert not any(password in line for password in passwords.values())
-    for path in run.run_dir.rglob("*"):
-        if path.is_file():
-            assert not any(password.encode() in path.read_bytes() for password in passwords.values()), path
+    for path, content in contents_of(run.run_dir):
+        assert not any(password.encode() in content for password in passwords.values()), path
 
     (replay,) = role_pids(run.run_dir, "replay_service")
     (server,) = Path(f"/proc/{replay}/task/{replay}/children").read_text().split()
@@ -68,7 +68,7 @@ def test_a_user_with_the_documented_rights_is_enough_for_a_whole_run(
     options = ("--port", "0", "--unixsocket", socket, "--aclfile", users, "--dir", tmp_path, "--appendonly", "yes")
     with subprocess.Popen([find_server(), *options], stdout=subprocess.DEVNULL) as server:
         try:
-            wait_until(socket.exists, "the server to open its socket")
+            wait_until(lambda: listens(socket), "the server to open its socket")
             run = start(
                 *SMALL_PEN, "--num-env-steps", "800", "--redis-url", f"unix://awac@{socket}",
                 environment={"AWAC_REDIS_PASSWORD": "of-my-own"},

@@ -46,6 +46,11 @@ def targets(machine: Machine) -> dict[str, str]:
     return {group["labels"]["process"]: group["targets"][0] for group in found}
 
 
+def hosts_of_actors(machine: Machine) -> list[str]:
+    addresses = targets(machine)
+    return sorted(address.partition(":")[0] for name, address in addresses.items() if name.startswith("actor-"))
+
+
 def test_the_page_from_zero_to_a_run_that_survives_its_machines(cluster: list[Machine], tmp_path: Path) -> None:
     first, second, third = cluster
 
@@ -77,11 +82,9 @@ def test_the_page_from_zero_to_a_run_that_survives_its_machines(cluster: list[Ma
         run.until(lambda other=other: len(pools(other)) == 3, "a fork server and two actors on each other machine")  # type: ignore[misc]
     assert not pools(first)
     assert first.processes("-m learner")
-    addresses = targets(third)
-    assert {address.partition(":")[0] for name, address in addresses.items() if name.startswith("actor-")} == {
-        "10.0.0.2", "10.0.0.3"
-    }  # fmt: skip
-    for process, address in addresses.items():
+    hosts = ["10.0.0.2", "10.0.0.2", "10.0.0.3", "10.0.0.3"]
+    run.until(lambda: hosts_of_actors(third) == hosts, "the discovery to name all actors, on the two other machines")
+    for process, address in targets(third).items():
         assert "awac_" in second.run(f"curl -sf http://{address}/metrics"), process
     for command in STEPS[4][1:]:
         first.run(command)

@@ -76,8 +76,9 @@ def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp
     second.boot()
     rejoin(second)
     run.until(lambda: bool(learners(second)), "the learner to be back")
-    run.goes_on()
-    assert "resume proved" in (second.disk / RUN / "logs" / "learner.log").read_text()
+    log = second.disk / RUN / "logs" / "learner.log"
+    run.until(lambda: "resume proved" in log.read_text(), "the learner to go on from its checkpoint")
+    run.goes_on()  # only now: the actors may play on ahead of a learner that is still starting
 
     # Stopped in order, and resumed while the learner's machine is away: told at once, and nothing is begun anew.
     first.run(f"launcher down {RUN}")

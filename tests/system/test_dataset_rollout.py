@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -78,9 +79,12 @@ def test_policies_cloned_beside_each_other_are_those_cloned_one_after_the_other(
 
 def children(pid: int) -> dict[int, str]:
     """Processes that a process has started: id -> the module that each runs, '' while it is none yet."""
-    found = {}
+    found, started = {}, []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
+        with contextlib.suppress(OSError):  # a thread that has ended since
+            started += path.read_text().split()
+    for child in map(int, started):
+        with contextlib.suppress(OSError):
             words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
             found[child] = words[2] if len(words) > 2 else ""
     return found

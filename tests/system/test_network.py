@@ -25,6 +25,7 @@ from replay_service.redis_server import find_server
 from replay_service.reports import Reports
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.weights_channel import WeightsChannel
+from tests.faults import listens
 from tests.lossy_link import LossyLink
 from tests.system.episodes import follow_episodes
 
@@ -121,7 +122,7 @@ class Drill:
                 "--save", "", "--logfile", str(folder / "server.log"),
             ]
         )  # fmt: skip
-        wait_until(socket.exists, "Redis to open its socket")
+        wait_until(lambda: listens(socket), "Redis to open its socket")
         self.client = connect(RedisEndpoint(f"unix://{socket}", PASSWORD))  # leads past the link
         self.keys = Keys(run.run_id)
         self.state = RunStateStore(self.client, self.keys)

@@ -204,3 +204,5 @@ class TestPhases:
         assert (report.grad_steps, report.env_steps) == (130, 120)
         assert (report.metrics["seed_transitions"], report.metrics["online_transitions"]) == (60.0, 120.0)
         assert report.metrics["offline_ratio"] == pytest.approx(60 / 180)
+        assert report.metrics["unlearned_critics"] == 0.0
+        assert 'awac_learner_update{quantity="unlearned_critics"} 0.0' in lines

@@ -1,0 +1,94 @@
+"""One server at a time on the data of a run: a lock that the server itself holds, and that ends with it.
+
+Redis takes no lock of its own. Two servers on one append-only file ruin it: each rewrites the other's manifest.
+
+The lock is the kind of `fcntl` that belongs to a process: it stays over an exec, so it can be taken for a program that
+knows nothing of it; the children that a server forks to rewrite its file do not have it, so they keep nobody waiting
+when the server is killed; and it works without /proc, between containers, and on NFS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOCK_FILE = "server.lock"
+_HELD = (errno.EACCES, errno.EAGAIN)
+_PAUSE_S = 0.05
+_LOOKS_S = 2.0
+"""Longer than others who only look at the lock can be in the way, on a machine that is busy."""
+_LOOK_POLL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class DataLock:
+    """An open lock file. Whoever closes any descriptor of the file gives up the lock, so only the server keeps one."""
+
+    descriptor: int
+    """To be inherited by the server."""
+
+    def take(self) -> None:
+        """Take the lock for the calling process, for good: it is called between fork and exec.
+
+        Raises:
+            BlockingIOError: another process has it.
+        """
+        deadline = time.monotonic() + _LOOKS_S
+        while not self._locked(fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise BlockingIOError
+            time.sleep(_LOOK_POLL_S)
+
+    def is_held(self) -> bool:
+        """Whether another process has it."""
+        if not self._locked(fcntl.LOCK_SH):
+            return True
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+        return False
+
+    def _locked(self, kind: int) -> bool:
+        try:
+            fcntl.lockf(self.descriptor, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            # On a file system without locks there is only the launcher's, of another kind, that guards a run.
+            return error.errno not in _HELD
+        return True
+
+    def is_free_within(self, timeout_s: float) -> bool:
+        """Wait until nobody has it; False when somebody still has it after so long."""
+        deadline = time.monotonic() + timeout_s
+        while self.is_held():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE_S)
+        return True
+
+
+@contextmanager
+def data_lock(folder: Path) -> Iterator[DataLock]:
+    """The lock on the data in a folder; the file is made when there is none.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield DataLock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_served(folder: Path) -> bool:
+    """Whether a server runs on the data in a folder now."""
+    if not (folder / _LOCK_FILE).exists():
+        return False
+    with data_lock(folder) as lock:
+        return lock.is_held()
