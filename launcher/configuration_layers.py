@@ -17,6 +17,7 @@ from launcher.up_command import UpOptions
 from learner.config import PRESETS
 from replay_service.config import AUTO_ACTORS, RunConfig
 from replay_service.config_file import read_toml
+from replay_service.errors import ConfigError
 
 _ENVIRONMENT_PREFIX = "AWAC_"
 _AUTO = "auto"
@@ -139,6 +140,11 @@ def _parse_up(app: App, arguments: list[str]) -> tuple[UpOptions, ExperimentConf
 
 
 def _layer(table: dict[str, Any], source: str) -> Dict:
+    for key, value in table.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):  # cyclopts would merge them
+            raise ConfigError(
+                f"[[{key}]] in {source}: expected one table of settings: write [{key}], and write it once"
+            )
     if table.get("actors") == _AUTO:
         table = {**table, "actors": AUTO_ACTORS}
     # Below the command's own name, because cyclopts drops top-level keys that are also names of commands (dataset).

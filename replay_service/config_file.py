@@ -73,7 +73,11 @@ def _refuse_unknown_keys(table: dict[str, Any], config_type: Any, where: str) ->
     for key, value in table.items():
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}.{nearest(key, known)}")
-        if isinstance(value, dict) and is_dataclass(known[key]):
+        if not is_dataclass(known[key]):
+            continue
+        if isinstance(value, list):  # msgspec would take it for the table's values in their order
+            raise ConfigError(f"{where}: expected one table [{key}], got a list of {len(value)}")
+        if isinstance(value, dict):
             _refuse_unknown_keys(value, known[key], f"{where}, table [{key}]")
 
 
@@ -100,5 +104,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of its encoding, or of a number with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from error

@@ -203,6 +203,14 @@ def test_a_value_in_the_place_of_a_table_is_not_taken_for_its_first_setting(
     assert f"error: [{table}] in {path}: expected a table of settings, got {got}: " in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["[[replay]]\ncapacity = 5000\n", "[[replay]]\n[[replay]]\ncapacity = 5000\n"])
+def test_a_list_of_tables_is_none(text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    assert cli.main(["up", "--config", str(path), "--dry-run"]) == 2
+    assert f"error: [[replay]] in {path}: expected one table of settings: write [replay]" in capfd.readouterr().err
+
+
 def test_an_empty_table_is_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.toml"
     path.write_text("seed = 4\n[learner]\n[environment]\n", encoding="utf-8")

@@ -93,10 +93,13 @@ def test_the_word_none_is_refused_where_a_number_is_wanted() -> None:
         ("actors = true", "actors"),
         ('dataset = "door"', "dataset"),
         ("replay = 3", "replay"),
+        ("[[replay]]\ncapacity = 3", r"expected one table \[replay\], got a list of 1"),
+        ("replay = [3]", r"expected one table \[replay\], got a list of 1"),
         ("actors = 0", "actors: expected at least 1, got 0"),
         ("[replay]\nmax_memory_mb = 1", "replay.max_memory_mb: expected at least 64, got 1"),
         ("actors = ", "is not valid TOML"),
         ("actors = 1\nactors = 2", "is not valid TOML"),
+        (f"seed = {'9' * 5_000}", "is not valid TOML: .*5000 digits"),
     ],
 )
 def test_a_mistake_in_the_run_is_named(path: Path, text: str, words: str) -> None:
