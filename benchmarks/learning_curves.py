@@ -122,6 +122,7 @@ EXPERIMENTS = (
     without("advantage-of-each-critic", "--learner.advantage-critics", "min"),
     with_one("z", "--learner.weighting", "state_normalised"),
     with_one("value-by-sample", "--learner.value-estimate", "sample"),
+    with_one("short-offline-phase", "--num-offline-steps", "5000"),
     with_one("average", "--learner.policy-average-rate", "0.001"),
     with_one("layer-norm", "--learner.critic-layer-norm"),
     with_one("n-step", "--learner.n-step", "3"),
