@@ -8,7 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.experiment import ExperimentConfig, refuse_changes, saved_experiment
-from launcher.run_directory import RestartBehavior, RunDirectory, refuse_own_folder
+from launcher.run_directory import (
+    RestartBehavior,
+    RunDirectory,
+    refuse_own_folder,
+    refuse_roles_without_launcher,
+)
 from replay_service.errors import RunDirectoryError
 from replay_service.redis_server import find_server
 
@@ -67,3 +72,5 @@ def _refuse_run(run: RunDirectory, behavior: RestartBehavior | None) -> None:
         )
     if behavior == "overwrite":
         refuse_own_folder(run.path)
+    if behavior != "resume":
+        refuse_roles_without_launcher(run, "end them first, where they were started")

@@ -383,6 +383,7 @@ def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
                 return Prepared(run, resumes=True)
             if behavior == "overwrite":
                 refuse_own_folder(path)
+            refuse_roles_without_launcher(run, "end them first, where they were started")
             aside = _free_name(path)
             path.rename(aside)
         elif behavior == "resume":

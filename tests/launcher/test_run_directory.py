@@ -271,6 +271,16 @@ class TestRolesWithoutALauncher:
         with summary_rewritten(run):
             assert run.has_roles()
 
+    @pytest.mark.parametrize("behavior", ["restart", "overwrite"])
+    def test_their_data_are_neither_moved_nor_deleted(
+        self, behavior: run_directory.RestartBehavior, tmp_path: Path
+    ) -> None:
+        run = self.up(tmp_path / "run")
+        with summary_rewritten(run), pytest.raises(RunDirectoryError, match="its roles are up: end them first"):
+            prepare(run.path, behavior)
+        assert run.ready.exists()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
     def test_the_last_summary_of_one_that_was_killed_is_waited_on_and_no_longer(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
