@@ -115,10 +115,14 @@ def run_drills(
         while True:
             began = time.monotonic()
             drill = _take_turn(run, role, number, limit_s=limit_s, say=_silent if as_json else say)
-            if drill is not None:
+            number += 1
+            if isinstance(drill, Drill):
                 say(json.dumps(drill.to_json()) if as_json else line(drill))
-            passed, number = passed and drill is not None and drill.passed, number + 1
-            if every_s is None or number == times or (drill is not None and drill.ended_as is not None):
+                passed = passed and drill.passed
+            else:
+                _say_missed(number, role, drill, as_json=as_json, say=say)
+                passed = False
+            if every_s is None or number == times or (isinstance(drill, Drill) and drill.ended_as is not None):
                 return passed
             while time.monotonic() - began < every_s:
                 time.sleep(_PAUSE_S)
@@ -141,11 +145,11 @@ def run_drills(
         run.close()
 
 
-def _take_turn(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Callable[[str], None]) -> Drill | None:
+def _take_turn(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Callable[[str], None]) -> Drill | str:
     """One drill; behind the first, what is away is given as long to come as a drill gives it to come back.
 
     Returns:
-        None: it did not come, as was said.
+        Why there was none: it did not come.
     """
     deadline = time.monotonic() + limit_s
     while True:
@@ -155,9 +159,15 @@ def _take_turn(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Ca
             if number == 0:
                 raise
             if time.monotonic() > deadline:
-                print(f"BAD  drill {number + 1}: nothing to kill for {limit_s:g} s: {error}", file=sys.stderr)
-                return None
+                return f"nothing to kill for {limit_s:g} s: {error}"
         time.sleep(_PAUSE_S)
+
+
+def _say_missed(number: int, role: Role, reason: str, *, as_json: bool, say: Callable[[str], None]) -> None:
+    """A drill that could not be held is one that failed, for programs that read one line a drill too."""
+    if as_json:
+        say(json.dumps({"number": number, "role": role, "shown_by": reason, "passed": False}))
+    print(f"BAD  drill {number}: {reason}", file=sys.stderr)
 
 
 def _silent(_text: str) -> None:

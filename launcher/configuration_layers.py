@@ -70,7 +70,7 @@ def set_layers(app: App, arguments: list[str]) -> None:
     if options.config is not None:
         table = read_toml(options.config)
         if _is_complete(table):
-            if RunDirectory(options.config.parent).lock.exists():
+            if RunDirectory(options.config.parent).had_launcher:
                 del table["run_id"]  # of another run, which keeps it
             _put(app, [environment, _layer(table, str(options.config))])
             _options, wanted = _parse_up(app, arguments)

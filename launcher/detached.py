@@ -38,10 +38,14 @@ class Waiting:
             os.close(self._pipe)
 
 
-def detach(directory: RunDirectory) -> Waiting | int:
+def detach(directory: RunDirectory, aside: Path | None) -> Waiting | int:
     """Fork: the child goes on in a session of its own and keeps the lock, the parent waits until the run is up.
 
     To be called before threads are started and Ray is loaded, while the run directory is held.
+
+    Args:
+        directory: of the run.
+        aside: where the run lies now that was in its place.
 
     Returns:
         In the child, which goes on, whom to tell that the run is up. In the parent the exit code: 0 once the run is up,
@@ -63,7 +67,7 @@ def detach(directory: RunDirectory) -> Waiting | int:
         return Waiting(tells)
     try:
         os.close(tells)
-        return _wait_until_up(child, directory.path, hears, output, began)
+        return _wait_until_up(child, (hears, output), began, directory.path, aside)
     except BaseException:  # whatever ends this wait, the run is the child's from here on
         return FAILURE_EXIT_CODE
 
@@ -76,14 +80,15 @@ def _write_to(output: int) -> None:
     os.close(output)
 
 
-def _wait_until_up(child: int, path: Path, hears: int, output: int, began: int) -> int:
+def _wait_until_up(child: int, opened: tuple[int, int], began: int, path: Path, aside: Path | None) -> int:
+    hears, output = opened
     print(f"{path} is starting, process {child} ...", flush=True)
     try:
         while not (select.select([hears], [], [], _POLL_S)[0] and os.read(hears, 1)):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 print(_since(output, began), end="", file=sys.stderr)
-                return _exit_code(status, path)
+                return _exit_code(status, path, aside)
     except KeyboardInterrupt:
         print("it goes on starting", file=sys.stderr)
     quoted = shlex.quote(str(path))
@@ -93,7 +98,7 @@ def _wait_until_up(child: int, path: Path, hears: int, output: int, began: int) 
     return 0
 
 
-def _exit_code(status: int, path: Path) -> int:
+def _exit_code(status: int, path: Path, aside: Path | None) -> int:
     """That of a child that ended before the run was up; of one that a signal ended, which could say nothing, say so."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
@@ -105,6 +110,8 @@ def _exit_code(status: int, path: Path) -> int:
     )
     if run.holds_run:
         print(f"go on with: launcher up --run-dir {shlex.quote(str(path))} --restart-behavior resume", file=sys.stderr)
+    if aside is not None and aside.exists():
+        print(f"the run that was in {path} before is kept, whole, as {aside}", file=sys.stderr)
     return FAILURE_EXIT_CODE
 
 

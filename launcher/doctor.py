@@ -73,7 +73,7 @@ class FormerSettings:
     @staticmethod
     def read(run: RunDirectory) -> FormerSettings:
         """As the launcher's log has them."""
-        log = run.logs / "launcher.log"
+        log = run.launcher_log
         return FormerSettings(former_numbers(log, "num_env_steps"), former_numbers(log, "initial_env_steps"))
 
 

@@ -140,7 +140,7 @@ def render(directory: RunDirectory, config: RunConfig, found: FromRedis | None, 
         ledger=_ledger(found.actors if found else []),
         accounts=_accounts(found) if found else None,
         restarts=_restarts(summary, found),
-        warnings=_warnings(directory.logs / "launcher.log"),
+        warnings=_warnings(directory.launcher_log),
         config=directory.config.read_text(encoding="utf-8"),
         no_redis=no_redis,
     )

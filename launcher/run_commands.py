@@ -111,8 +111,8 @@ def _status_without_launcher(directory: RunDirectory) -> str:
     """What a run is that no launcher holds here, and whose summary was not told of an end."""
     if directory.has_roles():
         return "running (no launcher here; its roles are up)"
-    if not directory.lock.exists():
-        return "interrupted (no launcher here, and its roles write no records)"
+    if not directory.had_launcher:
+        return "interrupted (no launcher here, and its replay service is gone)"
     return "interrupted (its launcher is gone; resume it)"
 
 
@@ -233,11 +233,11 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
         if now.actors_wanted != actors:
             raise RunDirectoryError(
                 f"the launcher stays at {now.actors} actors, or was asked for another number meanwhile; its log: "
-                f"{directory.logs / 'launcher.log'}"
+                f"{directory.launcher_log}"
             )
         if time.monotonic() > deadline:
             raise RunDirectoryError(
-                f"the launcher has not followed in {_SCALE_TIMEOUT_S:.0f} s; its log: {directory.logs / 'launcher.log'}"
+                f"the launcher has not followed in {_SCALE_TIMEOUT_S:.0f} s; its log: {directory.launcher_log}"
             )
         time.sleep(_POLL_S)
     print(f"{directory.path} has places for {actors} actors; they start now")
@@ -295,7 +295,7 @@ def down(run: Path | None = None, /) -> int:
         if time.monotonic() > deadline:
             raise RunDirectoryError(
                 f"{directory.path} is still held by process {holder.get('pid')} after {timeout_s:.0f} s; "
-                f"see {directory.logs / 'launcher.log'}"
+                f"see {directory.launcher_log}"
             )
         time.sleep(_POLL_S)
     print("stopped")

@@ -12,12 +12,14 @@ from launcher.snapshot import Snapshot, SnapshotReader
 from replay_service.config import RunConfig
 from replay_service.config_file import load_run_config
 from replay_service.connection import RedisEndpoint, check, connect
-from replay_service.data_lock import is_served
 from replay_service.errors import RunDirectoryError
 from replay_service.keys import Keys
 from replay_service.outage import outage_of
 from replay_service.redis_client import RedisClient
 from replay_service.redis_server import EmbeddedRedis, find_server, was_embedded
+
+_LAST_ROLES_TIMEOUT_S = 5.0
+"""Longest wait for roles whose launcher was killed, before they count as up."""
 
 
 def snapshot_reader(directory: RunDirectory) -> SnapshotReader | None:
@@ -60,8 +62,8 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
         raise RunDirectoryError(f"{directory.path} has no Redis data: the run never came up")
     endpoint = RedisEndpoint.load(directory.connection)
     folder = directory.connection.parent
-    # What a launcher that was killed leaves ends within seconds, and is waited for; roles without one go on.
-    is_up = directory.holder() is not None or (is_served(folder) and directory.has_roles())
+    # What a launcher that was killed leaves ends within seconds; roles without one go on.
+    is_up = directory.holder() is not None or directory.has_roles(for_s=_LAST_ROLES_TIMEOUT_S)
     if is_up or config.redis_url or not was_embedded(folder):
         check(endpoint)
         client = connect(endpoint)

@@ -1,4 +1,4 @@
-"""The run directory: what is in it, who holds it, and what happens to one that exists already.
+"""The run directory: what is in it, who holds it, and which one a command means.
 
 config.toml      the resolved configuration, without secrets       checkpoints/   the learner's
 summary.json     what came out; see replay_service/records.py      logs/          one file a process
@@ -10,35 +10,26 @@ learner-node     where the checkpoints are, if not here
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shlex
-import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
 
+from replay_service.data_lock import SERVICE_LOCK, is_served, take_patiently
 from replay_service.errors import RunDirectoryError
-
-RestartBehavior = Literal["resume", "restart", "overwrite"]
 
 RUNS_DIR = Path("runs")
 _LATEST = "latest"
 _PURPOSE = "for"
 _READING = "reading"
-_LOOKS_S = 2.0
-"""Longer than others who only look at the lock can be in the way, on a machine that is busy."""
-_LOOK_POLL_S = 0.01
-_SUMMARY_AGE_S = 15.0
-"""Oldest summary of a run that may be up: the replay service writes it anew every second."""
-_SUMMARY_PATIENCE_S = 5.0
-"""How long the next one is waited for, on a machine that is busy."""
-_SUMMARY_POLL_S = 0.05
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class RunDirectoryInUse(RunDirectoryError):
@@ -102,6 +93,16 @@ class RunDirectory:
         return self.config.exists()
 
     @property
+    def had_launcher(self) -> bool:
+        """Whether a launcher ran this directory, here or elsewhere; it is the only one that writes this log."""
+        return self.launcher_log.exists()
+
+    @property
+    def launcher_log(self) -> Path:
+        """Log of the launcher."""
+        return self.logs / "launcher.log"
+
+    @property
     def is_part(self) -> bool:
         """Whether this is what another node than the launcher's keeps of a run."""
         return not any(path.exists() for path in (self.lock, self.summary, self.connection.parent))
@@ -128,26 +129,16 @@ class RunDirectory:
             return None
         return None
 
-    def has_roles(self) -> bool:
-        """Whether a replay service, whoever started it, keeps the records of a run that no launcher holds here.
+    def has_roles(self, *, for_s: float = 0.0) -> bool:
+        """Whether a replay service runs here, whoever started it.
 
-        A replay service that was killed leaves its last summary as one at work does, so the next one is waited for.
+        Args:
+            for_s: how long to wait for its end, seconds.
         """
-        written = self._summary_written()
-        if not self.ready.exists() or time.time() - written / 1e9 > _SUMMARY_AGE_S:
-            return False
-        deadline = time.monotonic() + _SUMMARY_PATIENCE_S
-        while self._summary_written() == written:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_SUMMARY_POLL_S)
-        return True
-
-    def _summary_written(self) -> int:
         try:
-            return self.summary.stat().st_mtime_ns
+            return is_served(self.connection.parent, SERVICE_LOCK, for_s=for_s)
         except OSError:
-            return 0
+            return False  # no lock that we may open is one of ours
 
     def write_config(self, text: str) -> None:
         """Put the resolved configuration, which holds no secrets, in the place of what is there."""
@@ -171,9 +162,16 @@ class RunDirectory:
         """
         with self.lock.open("a+", encoding="utf-8") as file:
             try:
-                _take(file)
+                take_patiently(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise RunDirectoryInUse(self._in_use(self._lock_holder() or {})) from error
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                raise RunDirectoryError(
+                    f"{self.path}: its file system has no locks ({error.strerror}), without which two launchers could "
+                    "take one run: choose another --run-dir, or mount it with locks"
+                ) from error
             file.truncate(0)
             file.flush()
             self.sign(reads=reads)
@@ -201,42 +199,19 @@ def _reads(holder: dict[str, object]) -> bool:
     return holder.get(_PURPOSE) == _READING
 
 
-def _take(file: TextIO) -> None:
-    """Lock a file for this process alone.
-
-    Raises:
-        BlockingIOError: another one has it, for longer than a look at the lock takes.
-    """
-    deadline = time.monotonic() + _LOOKS_S
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(_LOOK_POLL_S)
-
-
-def refuse_roles_without_launcher(run: RunDirectory, remedy: str) -> None:
+def refuse_roles_without_launcher(run: RunDirectory, remedy: str, *, for_s: float = 0.0) -> None:
     """Refuse to ask a run for anything that only a launcher does, where its roles are up and no launcher holds it here.
+
+    Args:
+        run: the run.
+        remedy: what to do instead.
+        for_s: how long to wait for their end, seconds.
 
     Raises:
         RunDirectoryError: they are; the text ends in the remedy.
     """
-    if run.has_roles():
+    if run.has_roles(for_s=for_s):
         raise RunDirectoryError(f"{run.path} has no launcher here, and its roles are up: {remedy}")
-
-
-def refuse_own_folder(path: Path) -> None:
-    """Refuse to delete the folder that this process is in.
-
-    Raises:
-        RunDirectoryError: it is.
-    """
-    if Path.cwd().is_relative_to(path.resolve()):
-        raise RunDirectoryError(
-            f"{path} would be deleted, and is the folder that you are in: give the command from another one"
-        )
 
 
 def reading_note(run: RunDirectory) -> str:
@@ -330,81 +305,3 @@ def find_run(path: Path | None, *, also_part: bool = False) -> RunDirectory:
             f"{chosen} is this machine's part of a run that another machine's launcher runs: give the command there"
         )
     return run
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A directory that is ready for a run."""
-
-    run: RunDirectory
-    resumes: bool
-    """Whether the run in it is gone on with."""
-    made: bool = False
-    """Whether the folder was not there before."""
-    aside: Path | None = None
-    """Where the run lies now that was in its place."""
-    deletes: bool = False
-    """Whether that one is to be deleted, once the new run has begun."""
-
-    def begun(self) -> None:
-        """The new run has begun: the one that it overwrites is not needed any more."""
-        if self.deletes and self.aside is not None:
-            shutil.rmtree(self.aside, ignore_errors=True)
-
-
-def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
-    """Make the directory ready for a run.
-
-    Args:
-        path: the run directory.
-        behavior: resume goes on with the run in it; restart moves that run aside and begins anew; overwrite does the
-            same, and deletes it once the new one has begun; None insists on a directory without a run.
-
-    Raises:
-        RunDirectoryError: the directory does not fit the behaviour, is in use, or cannot be written.
-    """
-    run = RunDirectory(path)
-    aside = None
-    try:
-        if run.holds_run:
-            if run.is_part:
-                raise RunDirectoryError(
-                    f"{path} is this machine's part of a run that another machine's launcher runs: give the command "
-                    "there, or choose another --run-dir"
-                )
-            if behavior is None:
-                raise RunDirectoryError(
-                    f"{path} holds a run already: add --restart-behavior resume (go on), restart (keep it aside and "
-                    "begin anew) or overwrite (delete it), or choose another --run-dir"
-                )
-            with run.held():
-                pass  # refuses here when another process holds it
-            if behavior == "resume":
-                return Prepared(run, resumes=True)
-            if behavior == "overwrite":
-                refuse_own_folder(path)
-            refuse_roles_without_launcher(run, "end them first, where they were started")
-            aside = _free_name(path)
-            path.rename(aside)
-        elif behavior == "resume":
-            raise RunDirectoryError(f"{path} holds no run to resume")
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirectoryError(f"{path} exists and holds something else than a run: choose another --run-dir")
-        made = not path.exists()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            run.logs.mkdir(exist_ok=True)
-        except BaseException:
-            if aside is not None:
-                aside.rename(path)  # in whose place there is an empty folder at most
-            raise
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}") from error
-    return Prepared(run, resumes=False, made=made, aside=aside, deletes=behavior == "overwrite")
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return candidate

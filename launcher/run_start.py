@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from launcher.overwritten_run import delete_from_redis
-from launcher.run_directory import Prepared, forget_latest, linked_run, remember_latest
+from launcher.run_directory import forget_latest, linked_run, remember_latest
+from launcher.run_preparation import Prepared
 from replay_service.errors import UserError
 
 

@@ -17,7 +17,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from launcher.experiment import ExperimentConfig
-from launcher.run_directory import RestartBehavior
+from launcher.run_preparation import RestartBehavior
 from launcher.unfailing_console import UnfailingConsole
 from replay_service.errors import FAILURE_EXIT_CODE, AwacError, RunDirectoryError, UserError
 
@@ -94,7 +94,8 @@ def _prepare_and_run(
     from launcher.experiment import refuse_changes, saved_experiment
     from launcher.former_settings import RESUMED
     from launcher.interrupts import keeping_ctrl_c_back
-    from launcher.run_directory import RunDirectoryInUse, prepare
+    from launcher.run_directory import RunDirectoryInUse
+    from launcher.run_preparation import prepare
     from launcher.run_settings import changed_settings
     from launcher.run_start import RunStart
     from launcher.up import Run
@@ -115,11 +116,11 @@ def _prepare_and_run(
                     print(f"{RESUMED}{changes}", file=sys.stderr)
             start.write(resolved.to_toml())
             if wants_detaching:
-                waiting = detach(directory)
+                waiting = detach(directory, prepared.aside)
                 if isinstance(waiting, int):
                     return waiting
                 tell_waiting = waiting.tell
-            _log_to(directory.logs / "launcher.log")
+            _log_to(directory.launcher_log)
             if changes:
                 logging.getLogger(__name__).warning("%s%s", RESUMED, changes)
             run = Run(resolved, directory, UnfailingConsole(), begun=start.begun, up=tell_waiting)

@@ -68,7 +68,12 @@ def file_to_write(path: Path) -> Path:
         raise ConfigError(f"{path}: cannot be written: expected the name of a file, got a folder")
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path}: cannot be written: expected the name of a file, got a device, a pipe or a socket")
+    if not path.is_symlink():
+        return path
     try:
-        return path.resolve() if path.is_symlink() else path
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: cannot be written: it is a link that leads to itself") from error
+        path.stat()
+    except FileNotFoundError:
+        pass  # the link's file is to be made
+    except OSError as error:  # as of a link that leads to itself, which `resolve` takes for a name from Python 3.13 on
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    return path.resolve()

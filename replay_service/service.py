@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from replay_service.connection import (
     connect,
     password_from_environment,
 )
+from replay_service.data_lock import SERVICE_LOCK, data_lock
 from replay_service.datasets import OfflineDataset, load_dataset
 from replay_service.demonstrations import shipped_path
 from replay_service.discovery import DiscoveryServer, target_groups
@@ -46,6 +47,8 @@ _PROCESS_NAME = "replay"
 _REDIS_NAME = "redis"
 _PERIOD_S = 1.0
 _OUTAGE_S = 5.0
+_LAST_SERVICE_TIMEOUT_S = 15.0
+"""Longest wait for the last service of the run: one whose launcher was killed ends within seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -151,9 +154,29 @@ class ReplayService:
         """Work until a stop is asked for.
 
         Raises:
-            UserError: Redis cannot be reached or started, the dataset does not fit, the run in Redis is another.
+            UserError: another replay service has the run directory, Redis cannot be reached or started, the dataset
+                does not fit, the run in Redis is another.
         """
         self._files.redis_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._alone():
+            self._work()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the run directory for this process, which is how others see that the run is up."""
+        with data_lock(self._files.redis_dir, SERVICE_LOCK) as lock:
+            try:
+                if not lock.is_free_within(_LAST_SERVICE_TIMEOUT_S):
+                    raise BlockingIOError
+                lock.take()
+            except BlockingIOError as error:
+                raise RunDirectoryError(
+                    f"another replay service runs on {self._files.run_dir}: stop the processes of the run first, "
+                    "wherever they are"
+                ) from error
+            yield
+
+    def _work(self) -> None:
         self._files.ready.unlink(missing_ok=True)
         endpoint = self._open_redis()
         try:

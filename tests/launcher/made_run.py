@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,22 +38,29 @@ def made_run(path: Path, config: ExperimentConfig) -> Iterator[tuple[RunDirector
         server.stop()
 
 
+_SERVICE = """
+import sys
+from pathlib import Path
+from replay_service.data_lock import SERVICE_LOCK, data_lock
+with data_lock(Path(sys.argv[1]), SERVICE_LOCK) as lock:
+    lock.take()
+    print("taken", flush=True)
+    sys.stdin.read()
+"""
+
+
 @contextmanager
-def summary_rewritten(run: RunDirectory) -> Iterator[None]:
-    """What a replay service at work does: the summary, which is there, is written anew until the block ends."""
-    stop = threading.Event()
-
-    def rewrite() -> None:
-        while not stop.wait(0.1):
-            os.utime(run.summary)
-
-    service = threading.Thread(target=rewrite)
-    service.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        service.join()
+def service_at_work(run: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the run as its replay service does, until the block ends."""
+    run.connection.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", _SERVICE, str(run.connection.parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == b"taken\n"
+        try:
+            yield service
+        finally:
+            service.kill()
 
 
 def fill_streams(client: RedisClient, run: RunConfig, online: Sequence[Trajectory], dataset: OfflineDataset | None

@@ -443,7 +443,9 @@ class TestSeries:
         assert self.code(run_up, "--json") == 1
         assert set(taken) == {0, 1, 2}
         out, err = capfd.readouterr()
-        assert len(out.splitlines()) == 1
+        missed = [json.loads(text) for text in out.splitlines()[1:]]
+        assert [(drill["number"], drill["passed"]) for drill in missed] == [(2, False), (3, False)]
+        assert missed[0]["shown_by"].startswith("nothing to kill for 0.5 s: --kill learner: ")
         assert [text[:13] for text in err.splitlines()] == ["BAD  drill 2:", "BAD  drill 3:"]
         assert "nothing to kill for 0.5 s: --kill learner: learner is not running now" in err
 

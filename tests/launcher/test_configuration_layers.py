@@ -61,7 +61,8 @@ def saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
     assert cli.main(["up", "--env", "pen", "--dry-run", "--learner.temperature", "0.7", "--seed", "3"]) == 0
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    run.lock.touch()
+    run.logs.mkdir()
+    run.launcher_log.touch()
     run.config.write_text(capfd.readouterr().out, encoding="utf-8")
     return run.config
 

@@ -20,7 +20,8 @@ from launcher.detached import detach
 from launcher.run_directory import RunDirectory
 run = RunDirectory(Path(sys.argv[1]))
 with run.held():
-    waiting = detach(run)
+    aside = run.path.with_name('my run.1')
+    waiting = detach(run, aside)
     if isinstance(waiting, int):
         sys.exit(waiting)
     print("a word of the child's", flush=True)
@@ -73,6 +74,12 @@ def test_of_a_child_that_a_signal_ends_it_is_told_what_happened_and_how_to_go_on
     assert "goes on without" not in done.stdout
 
 
+def test_of_a_child_that_a_signal_ends_the_run_that_was_moved_aside_is_named(run: Path) -> None:
+    run.with_name("my run.1").mkdir()
+    done = start(run, "import os; os.kill(os.getpid(), 9); time.sleep(60)")
+    assert done.stderr.endswith(f"\nthe run that was in {run} before is kept, whole, as {run}.1\n")
+
+
 def test_a_run_that_is_not_there_any_more_is_not_named_to_be_gone_on_with(run: Path) -> None:
     done = start(run, "import os; os.kill(os.getpid(), 9); time.sleep(60)")
     assert done.returncode == 1
@@ -102,4 +109,4 @@ def test_the_reader_of_the_terminal_may_be_gone(run: Path) -> None:
 def test_a_log_folder_that_cannot_be_made_is_told_before_anything_is_forked(run: Path) -> None:
     (run / "logs").touch()
     with pytest.raises(FileExistsError):
-        detach(RunDirectory(run))
+        detach(RunDirectory(run), None)

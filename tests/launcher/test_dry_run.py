@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from launcher import cli
 from launcher.dry_run import refuse_start
 from launcher.experiment import ExperimentConfig
-from launcher.run_directory import RestartBehavior, RunDirectory, prepare
+from launcher.run_directory import RunDirectory
+from launcher.run_preparation import RestartBehavior, prepare
 from replay_service.config import RunConfig
 from replay_service.errors import RunDirectoryError
+from tests.faults import small_disk
 
 SMALL = ("up", "--dry-run", "--env", "pen", "--dataset", "none")
 
@@ -143,3 +146,17 @@ def test_a_directory_that_is_not_there_yet_is_not_made(
 ) -> None:
     untouched()
     refuse_start(ExperimentConfig(run=RunConfig(env="pen")), tmp_path / "new" / "run", behavior)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        make_run(disk / "run")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for path, behavior in ((disk / "new" / "run", None), (disk / "run", "restart")):
+            with pytest.raises(RunDirectoryError, match=r"cannot write the run directory .* is not writable for you"):
+                refuse_start(ExperimentConfig(run=RunConfig(env="pen")), path, behavior)
+            with pytest.raises(RunDirectoryError, match="Read-only file system"):
+                prepare(path, behavior)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="file is not a directory"):
+        refuse_start(ExperimentConfig(run=RunConfig(env="pen")), tmp_path / "file" / "run", None)

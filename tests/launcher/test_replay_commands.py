@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launcher import cli, run_directory
+from launcher import cli
 from launcher.experiment import ExperimentConfig
 from launcher.run_connection import redis_of
 from launcher.run_directory import RunDirectory, RunDirectoryInUse
+from replay_service import data_lock
 from replay_service.config import EnvironmentConfig, RunConfig
 from replay_service.config_file import load_run_config
 from replay_service.datasets import Episode, OfflineDataset, load_dataset
 from replay_service.experience import Origin, Trajectory
 from replay_service.keys import Keys
 from tests.faults import fill, small_disk
-from tests.launcher.made_run import fill_streams, made_run, summary_rewritten
+from tests.launcher.made_run import fill_streams, made_run, service_at_work
 
 DOOR = RunConfig(
     env="door",
@@ -262,7 +263,7 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(
 
 
 def test_who_reads_a_stopped_run_says_that_it_is_no_launcher(door_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_directory, "_LOOKS_S", 0.0)  # nobody only looks at the lock here
+    monkeypatch.setattr(data_lock, "_LOOKS_S", 0.0)  # nobody only looks at the lock here
     directory = RunDirectory(door_run)
     config = load_run_config(directory.config)
     with redis_of(directory, config):
@@ -280,9 +281,7 @@ def test_a_run_that_is_up_without_a_launcher_is_read_too(was_read_before: bool, 
             with directory.held(reads=True):
                 pass
         fill_streams(client, DOOR, door_stream(), None)
-        directory.ready.touch()
-        directory.summary.write_text("{}")
-        with summary_rewritten(directory), redis_of(directory, DOOR) as found:
+        with service_at_work(directory), redis_of(directory, DOOR) as found:
             assert found.xlen(Keys("made").online) == client.xlen(Keys("made").online)
             assert directory.reader() is None
     assert directory.lock.exists() == was_read_before

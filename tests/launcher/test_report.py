@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -24,7 +23,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import Evaluation, LearnerReport, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
-from tests.launcher.made_run import fill_streams, made_run, summary_rewritten
+from tests.launcher.made_run import fill_streams, made_run, service_at_work
 from tests.launcher.test_replay_commands import DOOR, door_stream
 
 HOSTILE = '<script src="https://evil.example/x.js"></script>'
@@ -166,12 +165,10 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
 def test_a_run_in_containers_is_not_called_interrupted(tmp_path: Path) -> None:
     with made_run(tmp_path / "run", ExperimentConfig(run=DOOR)) as (directory, _client):
         pass
-    directory.ready.touch()
     summary = {"status": "running"}
     directory.summary.write_text(json.dumps(summary))
-    with summary_rewritten(directory):
+    with service_at_work(directory):
         assert _status(directory, summary) == "running, without a launcher here"
-    os.utime(directory.summary, (1e9, 1e9))
     assert _status(directory, summary) == "interrupted"
 
 

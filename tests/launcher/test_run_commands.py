@@ -15,7 +15,7 @@ import pytest
 
 from launcher import cli
 from launcher.run_directory import RunDirectory
-from tests.launcher.made_run import summary_rewritten
+from tests.launcher.made_run import service_at_work
 
 NOBODY = 65_534
 
@@ -27,18 +27,18 @@ def stopped(tmp_path: Path) -> RunDirectory:
     run.logs.mkdir(parents=True)
     run.config.write_text('env = "pen"\n', encoding="utf-8")
     run.lock.touch()
+    run.launcher_log.touch()
     run.summary.write_text(json.dumps({"status": "finished", "env_steps": 7}), encoding="utf-8")
     return run
 
 
 @contextmanager
 def roles_without_launcher(run: RunDirectory) -> Iterator[None]:
-    """What a replay service writes of a run that was started without a launcher, as in containers."""
+    """A run that was started without a launcher, as in containers."""
+    run.launcher_log.unlink()
     run.lock.unlink()
-    run.ready.parent.mkdir()
-    run.ready.touch()
     run.summary.write_text(json.dumps({"status": "running", "env_steps": 7}), encoding="utf-8")
-    with summary_rewritten(run):
+    with service_at_work(run):
         yield
 
 
@@ -91,10 +91,13 @@ class TestStatus:
         with roles_without_launcher(stopped):
             assert cli.main(["status", str(stopped.path)]) == 0
         assert "status  running (no launcher here; its roles are up)\n" in capfd.readouterr().out
-        os.utime(stopped.summary, (1e9, 1e9))
         assert cli.main(["status", str(stopped.path)]) == 0
-        assert "interrupted (no launcher here, and its roles write no records)" in capfd.readouterr().out
-        stopped.lock.touch()
+        assert "interrupted (no launcher here, and its replay service is gone)" in capfd.readouterr().out
+        with stopped.held(reads=True):
+            pass  # a command that has read it makes it no launcher's
+        assert cli.main(["status", str(stopped.path)]) == 0
+        assert "interrupted (no launcher here, and its replay service is gone)" in capfd.readouterr().out
+        stopped.launcher_log.touch()
         assert cli.main(["status", str(stopped.path)]) == 0
         assert "interrupted (its launcher is gone; resume it)" in capfd.readouterr().out
 
@@ -146,6 +149,7 @@ def test_a_command_that_reads_a_stopped_run_is_neither_asked_nor_signalled(
 def test_a_run_without_logs_is_told_so(
     options: list[str], stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    stopped.launcher_log.unlink()
     assert cli.main(["logs", str(stopped.path), *options]) == 2
     err = capfd.readouterr().err
     assert err.startswith(f"error: {stopped.path} has no logs yet: its roles write them to {stopped.logs} ")

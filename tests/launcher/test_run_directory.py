@@ -9,17 +9,18 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher import run_directory
-from launcher.run_directory import RunDirectory, RunDirectoryInUse, prepare
+from launcher import run_directory, run_preparation
+from launcher.run_directory import RunDirectory, RunDirectoryInUse
+from launcher.run_preparation import RestartBehavior, prepare
+from replay_service import data_lock
 from replay_service.errors import RunDirectoryError
 from tests.faults import fill, small_disk
-from tests.launcher.made_run import summary_rewritten
+from tests.launcher.made_run import service_at_work
 
 
 def make_run(path: Path) -> RunDirectory:
@@ -86,7 +87,7 @@ def test_overwrite_deletes_the_old_run_once_the_new_one_has_begun(tmp_path: Path
 
 @pytest.mark.parametrize("behavior", [None, "restart", "overwrite"])
 def test_a_directory_that_holds_something_else_is_never_touched(
-    tmp_path: Path, behavior: run_directory.RestartBehavior | None
+    tmp_path: Path, behavior: RestartBehavior | None
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunDirectoryError, match="something else than a run"):
@@ -103,7 +104,7 @@ def test_an_unwritable_place_is_a_user_error(tmp_path: Path) -> None:
 @pytest.fixture
 def no_wait_for_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuses a lock that is held at once: for tests in which nobody only looks at it."""
-    monkeypatch.setattr(run_directory, "_LOOKS_S", 0.0)
+    monkeypatch.setattr(data_lock, "_LOOKS_S", 0.0)
 
 
 HOLD = """
@@ -222,9 +223,7 @@ def test_the_way_to_stop_a_run_that_is_in_use_can_be_copied(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("no_wait_for_looks")
 @pytest.mark.parametrize("behavior", ["resume", "restart", "overwrite"])
-def test_a_command_that_reads_a_stopped_run_is_no_launcher(
-    tmp_path: Path, behavior: run_directory.RestartBehavior
-) -> None:
+def test_a_command_that_reads_a_stopped_run_is_no_launcher(tmp_path: Path, behavior: RestartBehavior) -> None:
     run = make_run(tmp_path / "run")
     with run.held(reads=True):
         assert run.holder() is None
@@ -257,48 +256,59 @@ def test_a_look_at_the_lock_keeps_nobody_from_holding_it(tmp_path: Path) -> None
 
 
 class TestRolesWithoutALauncher:
-    """A replay service rewrites the summary, and no launcher holds the directory."""
+    """A replay service runs, and no launcher holds the directory."""
 
-    def up(self, path: Path) -> RunDirectory:
-        run = make_run(path)
-        run.ready.parent.mkdir()
-        run.ready.touch()
-        run.summary.write_text("{}")
-        return run
-
-    def test_they_are_up_where_the_summary_is_written_anew(self, tmp_path: Path) -> None:
-        run = self.up(tmp_path / "run")
-        with summary_rewritten(run):
+    def test_they_are_up_as_long_as_it_lives(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "run")
+        with service_at_work(run):
             assert run.has_roles()
+            assert run.has_roles(for_s=0.1)
+        assert not run.has_roles()
 
-    @pytest.mark.parametrize("behavior", ["restart", "overwrite"])
-    def test_their_data_are_neither_moved_nor_deleted(
-        self, behavior: run_directory.RestartBehavior, tmp_path: Path
+    @pytest.mark.parametrize("behavior", ["resume", "restart", "overwrite"])
+    def test_their_run_is_not_taken(
+        self,
+        behavior: RestartBehavior,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
-        run = self.up(tmp_path / "run")
-        with summary_rewritten(run), pytest.raises(RunDirectoryError, match="its roles are up: end them first"):
-            prepare(run.path, behavior)
+        monkeypatch.setattr(run_preparation, "_LAST_ROLES_TIMEOUT_S", 0.2)
+        run = make_run(tmp_path / "run")
+        with service_at_work(run):
+            run.ready.touch()
+            with pytest.raises(RunDirectoryError, match="its roles are up: end them first"):
+                prepare(run.path, behavior)
         assert run.ready.exists()
         assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+        assert capfd.readouterr().err == f"a replay service still runs on {run.path}: waiting for its end\n"
 
-    def test_the_last_summary_of_one_that_was_killed_is_waited_on_and_no_longer(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(run_directory, "_SUMMARY_PATIENCE_S", 0.2)
-        assert not self.up(tmp_path / "run").has_roles()
+    def test_those_of_a_launcher_that_was_killed_are_waited_for(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "run")
+        with service_at_work(run) as service:
+            end = threading.Timer(0.3, service.kill)
+            end.start()
+            assert prepare(run.path, "resume").resumes
+            assert service.wait() != 0
+            end.join()
 
-    @pytest.mark.parametrize("lacks", ["ready", "summary", "a summary of now"])
-    def test_a_run_that_ended_long_ago_or_in_order_is_told_at_once(self, lacks: str, tmp_path: Path) -> None:
-        run = self.up(tmp_path / "run")
-        if lacks == "ready":
-            run.ready.unlink()
-        elif lacks == "summary":
-            run.summary.unlink()
-        else:
-            os.utime(run.summary, (1e9, 1e9))
-        began = time.monotonic()
+    def test_a_look_leaves_no_lock_in_a_run_that_never_had_a_service(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "run")
         assert not run.has_roles()
-        assert time.monotonic() - began < run_directory._SUMMARY_PATIENCE_S
+        run.ready.parent.mkdir()
+        assert not run.has_roles()
+        assert list(run.ready.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    run = make_run(tmp_path / "run")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunDirectoryError, match=r"has no locks .* choose another --run-dir"), run.held():
+        pass
 
 
 @pytest.mark.parametrize("spelled", ["", ".", "../run/../run", "../run/logs/.."])
@@ -319,9 +329,7 @@ def test_the_folder_that_the_user_is_in_has_a_name(
 
 
 @pytest.mark.parametrize("behavior", [None, "resume", "restart", "overwrite"])
-def test_a_nodes_part_of_a_run_is_never_taken_for_a_run(
-    tmp_path: Path, behavior: run_directory.RestartBehavior | None
-) -> None:
+def test_a_nodes_part_of_a_run_is_never_taken_for_a_run(tmp_path: Path, behavior: RestartBehavior | None) -> None:
     part = RunDirectory(tmp_path / "run")
     part.checkpoints.mkdir(parents=True)
     part.config.write_text("")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from launcher import run_directory
-from launcher.run_directory import RestartBehavior, RunDirectory, prepare
+from launcher.run_directory import RunDirectory
+from launcher.run_preparation import RestartBehavior, prepare
 from launcher.run_start import RunStart
 from launcher.supervisor import RunFailed
 from replay_service.errors import RunDirectoryError

@@ -492,15 +492,15 @@ class TestRestart:
 
     @needs_proc
     def test_a_child_that_rewrites_the_file_of_a_killed_server_keeps_nobody_waiting(
-        self, start: Start, monkeypatch: pytest.MonkeyPatch
+        self, start: Start, monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil
     ) -> None:
         running = start()
         client: Any = connect(running.endpoint)
         client.config_set("rdb-key-save-delay", 30_000_000)  # microseconds a key, so the child outlives its parent
         client.set("key", 1)
         client.bgrewriteaof()
-        while not (rewriting := children(running.process.pid)):
-            time.sleep(0.01)
+        wait_until(lambda: children(running.process.pid) != set(), "the rewrite to begin")
+        rewriting = children(running.process.pid)
         running.process.kill()
         running.process.wait()
         try:

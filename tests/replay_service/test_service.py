@@ -23,6 +23,7 @@ import redis
 from replay_service import patience, records, service
 from replay_service.config import RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, TRANSIENT_ERRORS, RedisEndpoint, connect
+from replay_service.data_lock import SERVICE_LOCK, is_served
 from replay_service.datasets import Episode, OfflineDataset
 from replay_service.errors import ConfigError, DatasetError
 from replay_service.experience import ExperienceSpec
@@ -82,6 +83,18 @@ def serve(tmp_path: Path, files: ServiceFiles, wait_until: WaitUntil) -> Iterato
         if process.stderr is not None:
             process.stderr.close()
         process.wait()
+
+
+SECOND = """
+import sys
+from pathlib import Path
+from replay_service import service
+from replay_service.config_file import load_run_config
+from replay_service.process import StopSignal
+service._LAST_SERVICE_TIMEOUT_S = 0.2
+run_dir = Path(sys.argv[1])
+service.ReplayService(load_run_config(run_dir.parent / "run.toml"), run_dir, stop=StopSignal()).run()
+"""
 
 
 def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -303,6 +316,29 @@ class TestProcess:
         assert RedisEndpoint.load(files.connection) == endpoint
         assert RunStateStore(client, KEYS).read().env_steps == 123
         client.close()
+
+    def test_a_second_one_on_the_same_files_is_refused_and_disturbs_nothing(
+        self, serve: Serve, files: ServiceFiles
+    ) -> None:
+        first = serve()
+        ready = files.ready.read_text(encoding="utf-8")
+        refused = subprocess.run(
+            [sys.executable, "-c", SECOND, str(files.run_dir)], capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert refused.returncode == 1
+        assert f"another replay service runs on {files.run_dir}: stop the processes" in refused.stderr
+        assert files.ready.read_text(encoding="utf-8") == ready
+        assert first.poll() is None
+
+    def test_it_is_seen_to_run_also_while_its_redis_does_not_answer(self, serve: Serve, files: ServiceFiles) -> None:
+        process = serve()
+        client = connect(RedisEndpoint.load(files.connection))
+        server = int(client.info("server")["process_id"])
+        client.close()
+        with paused(server):
+            assert is_served(files.redis_dir, SERVICE_LOCK, for_s=3.0)
+        stop(process)
+        assert not is_served(files.redis_dir, SERVICE_LOCK)
 
     def test_a_redis_that_died_is_started_again_on_its_data(
         self, serve: Serve, files: ServiceFiles, wait_until: WaitUntil
