@@ -46,6 +46,7 @@ WORSE = {
 """Worse demonstrations of relocate: name of the .npz -> options of `launcher dataset demos`."""
 
 _SHIPPED = "shipped"
+_NO_DATA = "none"
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,23 @@ class Experiment:
     with_rollouts: bool = False
     """Whether 100,000 transitions of cloned policies come with the demonstrations, as in the paper."""
     demonstrations: str = ""
-    """A dataset of its own in the place of the task's; `_SHIPPED`: name none, and get what ships with the project."""
+    """A dataset of its own in the place of the task's; `_SHIPPED`: name none, and get what ships with the project;
+    `_NO_DATA`: begin with an empty buffer."""
     options: tuple[str, ...] = ()
     actors: int = 1
 
     def run(self, seed: int, data: Path, runs: Path) -> ExperimentRun:
         """One of its runs."""
         shipped = self.demonstrations == _SHIPPED
-        datasets = [] if shipped else [data / (self.demonstrations or DEMONSTRATIONS[self.env])]
+        datasets = [] if shipped else [str(data / (self.demonstrations or DEMONSTRATIONS[self.env]))]
+        if self.demonstrations == _NO_DATA:
+            datasets = [_NO_DATA]
         if self.with_rollouts:
-            datasets.append(data / f"{self.env}-bc-v0")
+            datasets.append(str(data / f"{self.env}-bc-v0"))
         directory = RunDirectory(runs / f"{self.name}-{seed}")
         command = (
             "launcher", "up", "--run-dir", str(directory.path), "--env", self.env,
-            "--preset", self.preset, *(word for path in datasets for word in ("--dataset", str(path))),
+            "--preset", self.preset, *(word for path in datasets for word in ("--dataset", path)),
             "--seed", str(seed), "--num-env-steps", str(self.num_env_steps), "--actors", str(self.actors),
             *_ONE_THREAD, *self.options,
         )  # fmt: skip
@@ -91,6 +95,12 @@ def with_one(name: str, *options: str) -> Experiment:
     return Experiment(
         f"published-but-{name}", "door", "published", 60_000, seeds=1, with_rollouts=True, options=changed
     )
+
+
+def ablation(name: str, *options: str) -> Experiment:
+    """`published` on pen, which it learns, with the paper's question asked of it."""
+    asked = (*_BATCH_256, *options)
+    return Experiment(f"published-pen-{name}", "pen", "published", 100_000, seeds=1, with_rollouts=True, options=asked)
 
 
 EXPERIMENTS = (
@@ -120,6 +130,10 @@ EXPERIMENTS = (
     without("half-of-the-updates", "--utd-ratio", "0.5"),
     without("four-critics", "--learner.num-critics", "2"),
     without("advantage-of-each-critic", "--learner.advantage-critics", "min"),
+    ablation("normaliser", "--learner.weighting", "state_normalised"),
+    ablation("sample-value", "--learner.value-estimate", "sample"),
+    Experiment("published-pen-from-scratch", "pen", "published", 100_000, seeds=1, demonstrations=_NO_DATA,
+               options=(*_BATCH_256, "--num-offline-steps", "0")),
     with_one("z", "--learner.weighting", "state_normalised"),
     with_one("value-by-sample", "--learner.value-estimate", "sample"),
     with_one("short-offline-phase", "--num-offline-steps", "5000"),
@@ -214,7 +228,7 @@ def require_datasets(runs: Sequence[ExperimentRun], data: Path) -> None:
     for run in runs:
         named = (Path(value) for word, value in pairwise(run.command) if word == "--dataset")
         for path in named:
-            if not path.exists():
+            if str(path) != _NO_DATA and not path.exists():
                 cure = "make it with --make-data" if path in makeable else f"{DATA / 'README.md'} says where it is from"
                 raise ConfigError(f"--data: {run.name} needs {path}, which is not there; {cure}")
 

@@ -23,6 +23,8 @@ from replay_service.errors import ConfigError, RunDirectoryError, UserError
 if TYPE_CHECKING:
     from launcher.run_directory import RunDirectory
 
+_LAST_ROLES_TIMEOUT_S = 5.0
+"""Longest wait for roles whose launcher was killed, before they count as started without one."""
 _SCALE_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 120.0
 """Beside what a run gives each of its roles for an orderly end."""
@@ -263,7 +265,9 @@ def down(run: Path | None = None, /) -> int:
     holder = directory.holder()
     if holder is None:
         refuse_roles_without_launcher(
-            directory, "stop them where they were started, those in containers by `docker compose stop`"
+            directory,
+            "stop them where they were started, those in containers by `docker compose stop`",
+            for_s=_LAST_ROLES_TIMEOUT_S,
         )
         print(f"{directory.path} is not running{reading_note(directory)}")
         return 0

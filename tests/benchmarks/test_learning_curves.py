@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiment_run import ExperimentRun
-from benchmarks.learning_curves import DATA, DEMONSTRATIONS, EXPERIMENTS, Experiment, chosen, missing_datasets
+from benchmarks.learning_curves import (
+    DATA,
+    DEMONSTRATIONS,
+    EXPERIMENTS,
+    Experiment,
+    chosen,
+    missing_datasets,
+    require_datasets,
+)
 from launcher.run_settings import read_settings
 from replay_service.datasets import read_npz_metadata
 from replay_service.errors import ConfigError
@@ -181,3 +189,10 @@ def test_the_demonstrations_that_are_kept_here_are_whole(env: str) -> None:
     )
     assert facts.returncode == 0, facts.stderr
     assert read_npz_metadata(path)["fingerprint"] in facts.stdout
+
+
+def test_a_run_that_begins_with_an_empty_buffer_needs_no_data(tmp_path: Path) -> None:
+    (run,) = chosen(["published-pen-from-scratch"], tmp_path, tmp_path)
+    assert run.command[run.command.index("--dataset") + 1] == "none"
+    assert missing_datasets([run], tmp_path) == []
+    require_datasets([run], tmp_path)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,17 @@ def test_roles_without_a_launcher_are_not_called_down(
     err = capfd.readouterr().err
     assert err.startswith(f"error: {stopped.path} has no launcher here, and its roles are up: ")
     assert remedy in err
+
+
+def test_roles_that_end_because_their_launcher_was_killed_are_not_called_anybody_elses(
+    stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with service_at_work(stopped) as service:
+        end = threading.Timer(0.3, service.kill)
+        end.start()
+        assert cli.main(["down", str(stopped.path)]) == 0
+        end.join()
+    assert capfd.readouterr().out == f"{stopped.path} is not running\n"
 
 
 @pytest.mark.parametrize(("command", "code"), [("down", 0), ("scale", 2), ("watch", 2), ("attach", 2)])
