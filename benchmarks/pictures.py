@@ -29,6 +29,8 @@ class Picture:
     """CSV files."""
     groups: tuple[str, ...] | None = None
     """Those that are shown, in this order; None: all."""
+    env: str | None = None
+    """The only task that is shown; None: all."""
     references: str | None = None
     """CSV file of policies without an env step, one preset: their mean is a horizontal line a panel."""
 
@@ -52,6 +54,11 @@ PICTURES = {
         ),
     ),
     "published.png": Picture(("published.csv",), references="behaviour-cloning.csv"),
+    "ablations.png": Picture(
+        ("published.csv", "ablations.csv"),
+        groups=("published, batch 256", "weights with Z(s)", "V(s) by one sample", "online from scratch"),
+        env="pen",
+    ),
     "changes.png": Picture(("changes.csv",)),
     "relocate-ingredients.png": Picture(("relocate-ingredients.csv",)),
     "door-ingredients.png": Picture(("door-ingredients.csv",)),
@@ -68,6 +75,8 @@ def draw(name: str, folder: Path) -> Path:
     """
     picture = PICTURES[name]
     rows = [row for file in picture.rows for row in read_evaluations(RESULTS / file)]
+    if picture.env is not None:
+        rows = [row for row in rows if row.env == picture.env]
     if picture.groups is not None:
         rows = [row for group in picture.groups for row in rows if row.preset == group]
     rows.sort(key=lambda row: _PANELS.index(row.env))
