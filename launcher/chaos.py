@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 
 from actors.config import ActorConfig
 from launcher.drill import Drill, LiveRun, NothingLeftToKill, NothingToKillNow, Role, execute
@@ -166,7 +167,8 @@ def _take_turn(run: LiveRun, role: Role, number: int, *, limit_s: float, say: Ca
 def _say_missed(number: int, role: Role, reason: str, *, as_json: bool, say: Callable[[str], None]) -> None:
     """A drill that could not be held is one that failed, for programs that read one line a drill too."""
     if as_json:
-        say(json.dumps({"number": number, "role": role, "shown_by": reason, "passed": False}))
+        unknown = {part.name: None for part in fields(Drill)}
+        say(json.dumps({**unknown, "number": number, "role": role, "shown_by": reason, "passed": False}))
     print(f"BAD  drill {number}: {reason}", file=sys.stderr)
 
 

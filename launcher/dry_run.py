@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.experiment import ExperimentConfig, refuse_changes, saved_experiment
 from launcher.run_directory import RunDirectory
-from launcher.run_preparation import RestartBehavior, refuse_other_roles, refuse_unfit
+from launcher.run_preparation import RestartBehavior, await_free, refuse_other_roles, refuse_unfit
 from replay_service.errors import RunDirectoryError
 from replay_service.redis_server import find_server
 
@@ -34,7 +34,11 @@ def refuse_start(resolved: ExperimentConfig, path: Path, behavior: RestartBehavi
         refuse_unfit(run, behavior)
         if run.holds_run:
             _refuse_held(run)
+            await_free(path, behavior)
+            refuse_other_roles(run)
         _refuse_unwritable(path)
+        if run.holds_run and behavior != "resume":
+            _refuse_unwritable(path.absolute().parent)  # where the run is moved aside
     except OSError as error:
         raise RunDirectoryError(f"cannot read the run directory {path}: {error.strerror}") from error
     if behavior == "resume":
@@ -51,7 +55,6 @@ def _refuse_held(run: RunDirectory) -> None:
             f"{run.path} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}: a start would be "
             "refused until it has ended"
         )
-    refuse_other_roles(run)
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -23,8 +23,6 @@ from replay_service.errors import ConfigError, RunDirectoryError, UserError
 if TYPE_CHECKING:
     from launcher.run_directory import RunDirectory
 
-_LAST_ROLES_TIMEOUT_S = 5.0
-"""Longest wait for roles whose launcher was killed, before they count as started without one."""
 _SCALE_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 120.0
 """Beside what a run gives each of its roles for an orderly end."""
@@ -255,7 +253,7 @@ def down(run: Path | None = None, /) -> int:
         The run directory. Default: the run that was started last in this folder.
     """
     from launcher.experiment import LauncherConfig
-    from launcher.run_directory import find_run, reading_note, refuse_roles_without_launcher
+    from launcher.run_directory import await_last_roles, find_run, reading_note, refuse_roles_without_launcher
     from replay_service.config_file import load_role_config, load_run_config
     from replay_service.connection import RedisEndpoint, connect
     from replay_service.keys import Keys
@@ -264,10 +262,9 @@ def down(run: Path | None = None, /) -> int:
     directory = find_run(run)
     holder = directory.holder()
     if holder is None:
+        await_last_roles(directory)
         refuse_roles_without_launcher(
-            directory,
-            "stop them where they were started, those in containers by `docker compose stop`",
-            for_s=_LAST_ROLES_TIMEOUT_S,
+            directory, "stop them where they were started, those in containers by `docker compose stop`"
         )
         print(f"{directory.path} is not running{reading_note(directory)}")
         return 0

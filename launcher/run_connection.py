@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import redis
 
-from launcher.run_directory import RunDirectory
+from launcher.run_directory import RunDirectory, await_last_roles
 from launcher.snapshot import Snapshot, SnapshotReader
 from replay_service.config import RunConfig
 from replay_service.config_file import load_run_config
@@ -17,9 +17,6 @@ from replay_service.keys import Keys
 from replay_service.outage import outage_of
 from replay_service.redis_client import RedisClient
 from replay_service.redis_server import EmbeddedRedis, find_server, was_embedded
-
-_LAST_ROLES_TIMEOUT_S = 5.0
-"""Longest wait for roles whose launcher was killed, before they count as up."""
 
 
 def snapshot_reader(directory: RunDirectory) -> SnapshotReader | None:
@@ -62,9 +59,7 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
         raise RunDirectoryError(f"{directory.path} has no Redis data: the run never came up")
     endpoint = RedisEndpoint.load(directory.connection)
     folder = directory.connection.parent
-    # What a launcher that was killed leaves ends within seconds; roles without one go on.
-    is_up = directory.holder() is not None or directory.has_roles(for_s=_LAST_ROLES_TIMEOUT_S)
-    if is_up or config.redis_url or not was_embedded(folder):
+    if directory.holder() is not None or config.redis_url or not was_embedded(folder) or _keeps_roles(directory):
         check(endpoint)
         client = connect(endpoint)
         yield client
@@ -83,3 +78,8 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
             yield connect(server.endpoint)
         finally:
             server.stop()
+
+
+def _keeps_roles(directory: RunDirectory) -> bool:
+    await_last_roles(directory)
+    return directory.has_roles()

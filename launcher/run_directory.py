@@ -30,6 +30,8 @@ _LATEST = "latest"
 _PURPOSE = "for"
 _READING = "reading"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_LAST_ROLES_TIMEOUT_S = 15.0
+"""Longest wait for roles whose launcher was killed: they end within seconds."""
 
 
 class RunDirectoryInUse(RunDirectoryError):
@@ -134,11 +136,17 @@ class RunDirectory:
 
         Args:
             for_s: how long to wait for its end, seconds.
+
+        Raises:
+            RunDirectoryError: it cannot be seen from here.
         """
         try:
             return is_served(self.connection.parent, SERVICE_LOCK, for_s=for_s)
-        except OSError:
-            return False  # no lock that we may open is one of ours
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot see whether the roles of {self.path} are up: {self.connection.parent}: {error.strerror}; give "
+                "the command as the user who started them"
+            ) from error
 
     def write_config(self, text: str) -> None:
         """Put the resolved configuration, which holds no secrets, in the place of what is there."""
@@ -158,7 +166,7 @@ class RunDirectory:
             reads: whether this process only reads the data of a run that is not up.
 
         Raises:
-            RunDirectoryInUse: another process holds it.
+            RunDirectoryInUse: another process holds it, or has just put another run in its place.
         """
         with self.lock.open("a+", encoding="utf-8") as file:
             try:
@@ -172,10 +180,20 @@ class RunDirectory:
                     f"{self.path}: its file system has no locks ({error.strerror}), without which two launchers could "
                     "take one run: choose another --run-dir, or mount it with locks"
                 ) from error
+            if not self._is_lock(file.fileno()):  # the run was moved aside while we waited for its lock
+                raise RunDirectoryInUse(
+                    f"another start has taken {self.path} just now: see `launcher status {shlex.quote(str(self.path))}`"
+                )
             file.truncate(0)
             file.flush()
             self.sign(reads=reads)
             yield
+
+    def _is_lock(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.lock.stat())
+        except FileNotFoundError:
+            return False
 
     def _in_use(self, holder: dict[str, object]) -> str:
         process = f"with process id {holder.get('pid', '?')} on {holder.get('host', '?')}"
@@ -199,18 +217,28 @@ def _reads(holder: dict[str, object]) -> bool:
     return holder.get(_PURPOSE) == _READING
 
 
-def refuse_roles_without_launcher(run: RunDirectory, remedy: str, *, for_s: float = 0.0) -> None:
+def await_last_roles(run: RunDirectory) -> None:
+    """Wait for the end of roles whose launcher was killed, not for ever: those of no launcher stay.
+
+    Raises:
+        RunDirectoryError: they cannot be seen from here.
+    """
+    if run.has_roles():
+        print(f"a replay service still runs on {run.path}: waiting for its end", file=sys.stderr)
+        run.has_roles(for_s=_LAST_ROLES_TIMEOUT_S)
+
+
+def refuse_roles_without_launcher(run: RunDirectory, remedy: str) -> None:
     """Refuse to ask a run for anything that only a launcher does, where its roles are up and no launcher holds it here.
 
     Args:
         run: the run.
         remedy: what to do instead.
-        for_s: how long to wait for their end, seconds.
 
     Raises:
-        RunDirectoryError: they are; the text ends in the remedy.
+        RunDirectoryError: they are, and the text ends in the remedy, or they cannot be seen from here.
     """
-    if run.has_roles(for_s=for_s):
+    if run.has_roles():
         raise RunDirectoryError(f"{run.path} has no launcher here, and its roles are up: {remedy}")
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from launcher.run_directory import RunDirectory, refuse_roles_without_launcher
+from launcher.run_directory import RunDirectory, await_last_roles, refuse_roles_without_launcher
 from replay_service.errors import RunDirectoryError
 
 RestartBehavior = Literal["resume", "restart", "overwrite"]
-
-_LAST_ROLES_TIMEOUT_S = 15.0
-"""Longest wait for roles whose launcher was killed: they end within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +27,9 @@ class Prepared:
     """Where the run lies now that was in its place."""
     deletes: bool = False
     """Whether that one is to be deleted, once the new run has begun."""
+    hold: ExitStack = field(default_factory=ExitStack)
+    """Gives up the lock of the run that was found: the run that is resumed, or the one that lies aside now. That one is
+    to be kept until the run in its place is held: who waits for the lock must not find it free before."""
 
     def begun(self) -> None:
         """The new run has begun: the one that it overwrites is not needed any more."""
@@ -50,27 +50,40 @@ def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
     """
     run = RunDirectory(path)
     aside = None
-    try:
-        refuse_unfit(run, behavior)
-        if run.holds_run:
-            with run.held():
-                pass  # refuses here when another process holds it
-            refuse_other_roles(run)
-            if behavior == "resume":
-                return Prepared(run, resumes=True)
-            aside = _free_name(path)
-            path.rename(aside)
-        made = not path.exists()
+    with ExitStack() as hold:
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            run.logs.mkdir(exist_ok=True)
-        except BaseException:
-            if aside is not None:
-                aside.rename(path)  # in whose place there is an empty folder at most
-            raise
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}") from error
-    return Prepared(run, resumes=False, made=made, aside=aside, deletes=behavior == "overwrite")
+            refuse_unfit(run, behavior)
+            if run.holds_run:
+                hold.enter_context(run.held())
+                refuse_other_roles(run)
+                if behavior == "resume":
+                    return Prepared(run, resumes=True, hold=hold.pop_all())
+                aside = _free_name(path)
+                path.rename(aside)
+            made = not path.exists()
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                run.logs.mkdir(exist_ok=True)
+            except BaseException:
+                if aside is not None:
+                    aside.rename(path)  # in whose place there is an empty folder at most
+                raise
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}") from error
+        deletes = behavior == "overwrite"
+        return Prepared(run, resumes=False, made=made, aside=aside, deletes=deletes, hold=hold.pop_all())
+
+
+def await_free(path: Path, behavior: RestartBehavior | None) -> None:
+    """Wait for the last roles of a run that is to be resumed or replaced; `prepare` refuses those that stay.
+
+    Raises:
+        RunDirectoryError: they cannot be seen from here.
+    """
+    run = RunDirectory(path)
+    with suppress(OSError):  # `prepare` says what cannot be looked at
+        if behavior is not None and run.holds_run and run.holder() is None and run.reader() is None:
+            await_last_roles(run)
 
 
 def refuse_unfit(run: RunDirectory, behavior: RestartBehavior | None) -> None:
@@ -114,14 +127,12 @@ def refuse_own_folder(path: Path) -> None:
 
 
 def refuse_other_roles(run: RunDirectory) -> None:
-    """Refuse a start in a run whose roles are up without a launcher; those of one that was killed are waited for.
+    """Refuse a start in a run whose roles are up without a launcher.
 
     Raises:
-        RunDirectoryError: they stay.
+        RunDirectoryError: they are, or cannot be seen from here.
     """
-    if run.has_roles():
-        print(f"a replay service still runs on {run.path}: waiting for its end", file=sys.stderr)
-    refuse_roles_without_launcher(run, "end them first, where they were started", for_s=_LAST_ROLES_TIMEOUT_S)
+    refuse_roles_without_launcher(run, "end them first, where they were started")
 
 
 def _free_name(path: Path) -> Path:

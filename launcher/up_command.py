@@ -95,19 +95,23 @@ def _prepare_and_run(
     from launcher.former_settings import RESUMED
     from launcher.interrupts import keeping_ctrl_c_back
     from launcher.run_directory import RunDirectoryInUse
-    from launcher.run_preparation import prepare
+    from launcher.run_preparation import await_free, prepare
     from launcher.run_settings import changed_settings
     from launcher.run_start import RunStart
     from launcher.up import Run
 
     changes, run, tell_waiting = "", None, lambda: None
+    await_free(path, behavior)
     with ExitStack() as stack, ExitStack() as uninterrupted:
         uninterrupted.enter_context(keeping_ctrl_c_back())
         prepared = prepare(path, behavior)  # from here on all that fails, or a Ctrl-C, is to be taken back
+        hold = stack.enter_context(prepared.hold)
         directory, start = prepared.run, RunStart(prepared)
         try:
             uninterrupted.close()
-            stack.enter_context(directory.held())
+            if not prepared.resumes:
+                stack.enter_context(directory.held())
+                hold.close()
             directory.ready.unlink(missing_ok=True)  # until Redis is open, `launcher down` asks by signal
             if prepared.resumes:
                 refuse_changes(saved_experiment(directory.config), resolved)

@@ -11,7 +11,7 @@ from launcher.dashboard import Dashboard
 from launcher.display import Display
 from launcher.rates import Rates
 from launcher.run_connection import read_if_there, snapshot_reader
-from launcher.run_directory import RunDirectory, reading_note, refuse_roles_without_launcher
+from launcher.run_directory import RunDirectory, await_last_roles, reading_note, refuse_roles_without_launcher
 from launcher.snapshot import Snapshot, SnapshotReader
 from replay_service.config_file import load_run_config
 from replay_service.errors import RunDirectoryError
@@ -37,6 +37,7 @@ def watch_run(directory: RunDirectory, console: Console, *, once: bool) -> int:
     """
     if directory.holder() is None:
         status = f"`launcher status {shlex.quote(str(directory.path))}`"
+        await_last_roles(directory)
         refuse_roles_without_launcher(directory, f"{status} shows their records")
         raise RunDirectoryError(f"{directory.path} is not running{reading_note(directory)}; {status} says how it ended")
     run = load_run_config(directory.config)

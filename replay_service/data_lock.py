@@ -64,13 +64,17 @@ class DataLock:
             return error.errno not in _HELD
         return True
 
-    def is_free_within(self, timeout_s: float) -> bool:
-        """Wait until nobody has it; False when somebody still has it after so long."""
+    def is_free_within(self, timeout_s: float, *, pause: Callable[[float], object] = time.sleep) -> bool:
+        """Wait until nobody has it; False when somebody still has it after so long, or when the wait is cut short.
+
+        Args:
+            timeout_s: longest wait, seconds.
+            pause: sleeps for so many seconds; a true answer ends the wait.
+        """
         deadline = time.monotonic() + timeout_s
         while self.is_held():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or pause(_PAUSE_S):
                 return False
-            time.sleep(_PAUSE_S)
         return True
 
 
@@ -120,12 +124,13 @@ def is_served(folder: Path, name: str = SERVER_LOCK, *, for_s: float = 0.0) -> b
         for_s: how long to wait for its end, seconds.
 
     Raises:
-        OSError: the lock cannot be opened.
+        OSError: the lock cannot be opened, so there is no telling.
     """
     try:
-        if not (folder / name).exists():
-            return False
-        with data_lock(folder, name) as lock:
-            return not lock.is_free_within(for_s)
-    except FileNotFoundError:  # deleted since we looked
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)  # of a disk that is read-only too
+    except FileNotFoundError:
         return False
+    try:
+        return not DataLock(descriptor).is_free_within(for_s)
+    finally:
+        os.close(descriptor)

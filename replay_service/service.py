@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from replay_service.connection import (
     connect,
     password_from_environment,
 )
-from replay_service.data_lock import SERVICE_LOCK, data_lock
+from replay_service.data_lock import SERVICE_LOCK, DataLock, data_lock
 from replay_service.datasets import OfflineDataset, load_dataset
 from replay_service.demonstrations import shipped_path
 from replay_service.discovery import DiscoveryServer, target_groups
@@ -154,27 +154,41 @@ class ReplayService:
         """Work until a stop is asked for.
 
         Raises:
-            UserError: another replay service has the run directory, Redis cannot be reached or started, the dataset
-                does not fit, the run in Redis is another.
+            UserError: the run directory cannot be written, another replay service has it, Redis cannot be reached or
+                started, the dataset does not fit, the run in Redis is another.
         """
-        self._files.redis_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._alone():
-            self._work()
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the run directory for this process, which is how others see that the run is up."""
-        with data_lock(self._files.redis_dir, SERVICE_LOCK) as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                if not lock.is_free_within(_LAST_SERVICE_TIMEOUT_S):
-                    raise BlockingIOError
-                lock.take()
-            except BlockingIOError as error:
-                raise RunDirectoryError(
-                    f"another replay service runs on {self._files.run_dir}: stop the processes of the run first, "
-                    "wherever they are"
-                ) from error
-            yield
+                self._files.redis_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+                lock = stack.enter_context(data_lock(self._files.redis_dir, SERVICE_LOCK))
+            except OSError as error:
+                raise RunDirectoryError(f"cannot write {self._files.redis_dir}: {error.strerror}") from error
+            if self._takes(lock):
+                self._work()
+
+    def _takes(self, lock: DataLock) -> bool:
+        """Take the run directory for this process, which is how others see that the run is up.
+
+        Returns:
+            False when a stop was asked for first.
+
+        Raises:
+            RunDirectoryError: another replay service has it, and keeps it.
+        """
+        if lock.is_held():
+            _log.warning("another replay service still runs on %s: waiting for its end", self._files.run_dir)
+        try:
+            if not lock.is_free_within(_LAST_SERVICE_TIMEOUT_S, pause=self._stop.wait):
+                if self._stop.is_set():
+                    return False
+                raise BlockingIOError
+            lock.take()
+        except BlockingIOError as error:
+            raise RunDirectoryError(
+                f"another replay service runs on {self._files.run_dir}: stop the processes of the run first, "
+                "wherever they are"
+            ) from error
+        return True
 
     def _work(self) -> None:
         self._files.ready.unlink(missing_ok=True)

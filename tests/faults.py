@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,6 +51,30 @@ def small_disk(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def read_only_view(folder: Path, view: Path) -> Iterator[Path]:
+    """The same folder at another place, where nothing can be written; skips the test where nobody may mount one."""
+    view.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a folder a second time needs root")
+    if (done := subprocess.run(["mount", "--bind", str(folder), str(view)], capture_output=True, text=True)).returncode:
+        pytest.skip(f"no folder can be mounted here: {done.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
+        yield view
+    finally:
+        subprocess.run(["umount", "--lazy", str(view)], check=True)
+
+
+def bound_by_modes() -> list[str]:
+    """What to put before a command that the modes of files are to bind, also as root; skips where it cannot be."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("binding root by the modes of files needs setpriv (util-linux)")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
 def fill(disk: Path) -> Path:

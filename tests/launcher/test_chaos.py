@@ -445,6 +445,8 @@ class TestSeries:
         out, err = capfd.readouterr()
         missed = [json.loads(text) for text in out.splitlines()[1:]]
         assert [(drill["number"], drill["passed"]) for drill in missed] == [(2, False), (3, False)]
+        assert list(missed[0]) == list(DRILL.to_json())
+        assert missed[0]["back_after_s"] is missed[0]["audit"] is None
         assert missed[0]["shown_by"].startswith("nothing to kill for 0.5 s: --kill learner: ")
         assert [text[:13] for text in err.splitlines()] == ["BAD  drill 2:", "BAD  drill 3:"]
         assert "nothing to kill for 0.5 s: --kill learner: learner is not running now" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from launcher.run_directory import RunDirectory
 from launcher.run_preparation import RestartBehavior, prepare
 from replay_service.config import RunConfig
 from replay_service.errors import RunDirectoryError
-from tests.faults import small_disk
+from tests.faults import bound_by_modes, small_disk
 
 SMALL = ("up", "--dry-run", "--env", "pen", "--dataset", "none")
 
@@ -160,3 +161,22 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="file is not a directory"):
         refuse_start(ExperimentConfig(run=RunConfig(env="pen")), tmp_path / "file" / "run", None)
+
+
+@pytest.mark.parametrize(("behavior", "code"), [("resume", 0), ("restart", 2), ("overwrite", 2)])
+def test_a_folder_in_which_the_run_cannot_be_moved_aside_is_refused(
+    behavior: str, code: int, tmp_path: Path, run: RunDirectory
+) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        done = subprocess.run(
+            [*bound_by_modes(), sys.executable, "-m", "launcher", *SMALL, "--num-env-steps", "5000",
+             "--run-dir", str(run.path), "--restart-behavior", behavior],
+            capture_output=True, text=True, timeout=120, cwd=run.path.parent,
+        )  # fmt: skip
+    finally:
+        tmp_path.chmod(0o700)
+    assert done.returncode == code, done.stderr
+    assert (f"cannot write the run directory {tmp_path}: {tmp_path} is not writable for you" in done.stderr) == (
+        code == 2
+    )

@@ -6,20 +6,23 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher import run_directory, run_preparation
+from launcher import run_directory
 from launcher.run_directory import RunDirectory, RunDirectoryInUse
-from launcher.run_preparation import RestartBehavior, prepare
+from launcher.run_preparation import RestartBehavior, await_free, prepare
 from replay_service import data_lock
 from replay_service.errors import RunDirectoryError
-from tests.faults import fill, small_disk
+from tests.faults import bound_by_modes, fill, read_only_view, small_disk
 from tests.launcher.made_run import service_at_work
 
 
@@ -99,6 +102,9 @@ def test_an_unwritable_place_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match="cannot write the run directory"):
         prepare(tmp_path / "file" / "run", None)
+    await_free(tmp_path / ("x" * 300), "resume")
+    with pytest.raises(RunDirectoryError, match="File name too long"):
+        prepare(tmp_path / ("x" * 300), "resume")
 
 
 @pytest.fixture
@@ -133,6 +139,70 @@ def test_a_directory_is_held_by_one_process_and_free_when_that_process_is_killed
     assert run.holder() is None
     with run.held():
         pass
+
+
+PATIENT = """
+import sys
+from launcher import cli, run_directory
+run_directory._LAST_ROLES_TIMEOUT_S = 3600.0
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+START = """
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from launcher.run_preparation import prepare
+from replay_service.errors import RunDirectoryError
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    prepared = prepare(Path(sys.argv[1]), sys.argv[2])
+    with ExitStack() as stack:
+        hold = stack.enter_context(prepared.hold)
+        if not prepared.resumes:
+            stack.enter_context(prepared.run.held())
+            hold.close()
+            prepared.run.write_config("env = 'door'\\n")
+        print("took", prepared.run.config.read_text(), end="", flush=True)
+        sys.stdin.readline()
+except RunDirectoryError as error:
+    print("refused:", error, flush=True)
+"""
+
+
+@pytest.mark.parametrize("behaviors", [("restart", "restart"), ("resume", "restart"), ("overwrite", "resume"),
+                                       ("resume", "resume")])  # fmt: skip
+def test_of_two_starts_that_wait_for_one_run_one_takes_it(behaviors: tuple[str, str], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with ExitStack() as stack:
+        with run.held(reads=True):
+            starts = [
+                stack.enter_context(
+                    subprocess.Popen(
+                        [sys.executable, "-c", START, str(run.path), behavior],
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                    )
+                )
+                for behavior in behaviors
+            ]  # fmt: skip
+            assert [start.stdout.readline() for start in starts if start.stdout is not None] == ["ready\n"] * 2
+            for start in starts:
+                assert start.stdin is not None
+                start.stdin.write("\n")
+                start.stdin.flush()
+            time.sleep(0.5)  # most likely both wait for the lock now; what is asserted holds in any case
+        said = [start.stdout.readline() for start in starts if start.stdout is not None]
+        (winner,) = (index for index, line in enumerate(said) if line.startswith("took"))
+        assert said[winner] == ("took env = 'pen'\n" if behaviors[winner] == "resume" else "took env = 'door'\n")
+        assert said[1 - winner].startswith("refused:")
+        for start in starts:
+            start.communicate("\n")
+            assert start.returncode == 0
+    moved = [] if behaviors[winner] == "resume" else ["run.1"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run", *moved]
+    for name in moved:
+        assert (tmp_path / name / "config.toml").read_text() == "env = 'pen'\n"
 
 
 def test_latest_points_to_the_newest_run_below_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,10 +343,11 @@ class TestRolesWithoutALauncher:
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(run_preparation, "_LAST_ROLES_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(run_directory, "_LAST_ROLES_TIMEOUT_S", 0.2)
         run = make_run(tmp_path / "run")
         with service_at_work(run):
             run.ready.touch()
+            await_free(run.path, behavior)
             with pytest.raises(RunDirectoryError, match="its roles are up: end them first"):
                 prepare(run.path, behavior)
         assert run.ready.exists()
@@ -288,9 +359,51 @@ class TestRolesWithoutALauncher:
         with service_at_work(run) as service:
             end = threading.Timer(0.3, service.kill)
             end.start()
+            await_free(run.path, "resume")
+            assert not run.has_roles()
             assert prepare(run.path, "resume").resumes
-            assert service.wait() != 0
             end.join()
+
+    def test_a_ctrl_c_ends_the_wait(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "run")
+        options = ["up", "--env", "Pendulum-v1", "--dataset", "none", "--run-dir", str(run.path)]
+        with service_at_work(run):
+            start = subprocess.Popen(
+                [sys.executable, "-c", PATIENT, *options, "--restart-behavior", "restart"],
+                stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert start.stderr is not None
+            while (line := start.stderr.readline()) and "waiting for its end" not in line:
+                pass
+            start.send_signal(signal.SIGINT)
+            _, err = start.communicate(timeout=120)
+        assert start.returncode == 130, err
+        assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+    @pytest.mark.parametrize("behavior", [None, "resume"])
+    def test_nobody_waits_where_the_start_is_refused_anyway(
+        self, behavior: RestartBehavior | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        run = make_run(tmp_path / "run")
+        with service_at_work(run), run.held() if behavior else nullcontext():
+            await_free(run.path, behavior)
+        assert capfd.readouterr().err == ""
+
+    def test_they_are_seen_where_nothing_can_be_written(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "run")
+        with service_at_work(run), read_only_view(run.path, tmp_path / "view") as view:
+            assert RunDirectory(view).has_roles()
+        assert not run.has_roles()
+
+    def test_where_they_cannot_be_seen_nobody_says_that_they_are_gone(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "run")
+        with service_at_work(run):
+            run.connection.parent.chmod(0)
+            look = [*bound_by_modes(), sys.executable, "-m", "launcher", "down", str(run.path)]
+            done = subprocess.run(look, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"error: cannot see whether the roles of {run.path} are up: " in done.stderr
+        assert "Permission denied; give the command as the user who started them" in done.stderr
 
     def test_a_look_leaves_no_lock_in_a_run_that_never_had_a_service(self, tmp_path: Path) -> None:
         run = make_run(tmp_path / "run")

@@ -36,7 +36,7 @@ from replay_service.seeding import seed_info
 from replay_service.service import ReplayService, ServiceFiles, resolve_sources
 from replay_service.trajectory_stream import TrajectoryWriter
 from tests.conftest import PATIENCE_S
-from tests.faults import no_memory, paused, wait_until_written
+from tests.faults import bound_by_modes, no_memory, paused, wait_until_written
 
 if TYPE_CHECKING:
     from tests.conftest import WaitUntil
@@ -329,6 +329,36 @@ class TestProcess:
         assert f"another replay service runs on {files.run_dir}: stop the processes" in refused.stderr
         assert files.ready.read_text(encoding="utf-8") == ready
         assert first.poll() is None
+
+    def test_a_second_one_that_waits_ends_when_it_is_asked_to(self, serve: Serve, files: ServiceFiles) -> None:
+        first = serve()
+        second = subprocess.Popen(
+            [sys.executable, "-u", "-m", "replay_service", "--config", str(files.run_dir.parent / "run.toml"),
+             "--run-dir", str(files.run_dir)],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert second.stderr is not None
+            line = second.stderr.readline()
+            assert f"another replay service still runs on {files.run_dir}: waiting for its end" in line
+            second.terminate()
+            assert second.wait(PATIENCE_S) == 0  # it would be 2 had it waited to the end
+        finally:
+            second.kill()
+            second.communicate()
+        assert first.poll() is None
+        assert files.ready.exists()
+
+    def test_a_folder_that_cannot_be_written_is_a_user_error(self, serve: Serve, files: ServiceFiles) -> None:
+        files.redis_dir.mkdir(parents=True, mode=0o500)
+        (files.run_dir.parent / "run.toml").write_text(CONFIG, encoding="utf-8")
+        done = subprocess.run(
+            [*bound_by_modes(), sys.executable, "-m", "replay_service", "--config",
+             str(files.run_dir.parent / "run.toml"), "--run-dir", str(files.run_dir)],
+            capture_output=True, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1] == f"error: cannot write {files.redis_dir}: Permission denied"
 
     def test_it_is_seen_to_run_also_while_its_redis_does_not_answer(self, serve: Serve, files: ServiceFiles) -> None:
         process = serve()
