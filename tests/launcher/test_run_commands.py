@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import cli
+from launcher import cli, run_directory
 from launcher.run_directory import RunDirectory
 from tests.launcher.made_run import service_at_work
 
@@ -124,14 +124,19 @@ class TestStatus:
     ],
 )
 def test_roles_without_a_launcher_are_not_called_down(
-    command: str, remedy: str, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+    command: str,
+    remedy: str,
+    stopped: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(run_directory, "_LAST_ROLES_TIMEOUT_S", 0.2)
     words = COMMANDS_THAT_NEED_A_LAUNCHER[command]
     with roles_without_launcher(stopped):
         assert cli.main([words[0], str(stopped.path), *words[1:]]) == 2
-    err = capfd.readouterr().err
-    assert err.startswith(f"error: {stopped.path} has no launcher here, and its roles are up: ")
-    assert remedy in err
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {stopped.path} has no launcher here, and its roles are up: ")
+    assert remedy in last
 
 
 def test_roles_that_end_because_their_launcher_was_killed_are_not_called_anybody_elses(
@@ -142,7 +147,9 @@ def test_roles_that_end_because_their_launcher_was_killed_are_not_called_anybody
         end.start()
         assert cli.main(["down", str(stopped.path)]) == 0
         end.join()
-    assert capfd.readouterr().out == f"{stopped.path} is not running\n"
+    out, err = capfd.readouterr()
+    assert out == f"{stopped.path} is not running\n"
+    assert err == f"a replay service still runs on {stopped.path}: waiting for its end\n"
 
 
 @pytest.mark.parametrize(("command", "code"), [("down", 0), ("scale", 2), ("watch", 2), ("attach", 2)])
