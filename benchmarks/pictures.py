@@ -63,6 +63,7 @@ PICTURES = {
     "relocate-ingredients.png": Picture(("relocate-ingredients.csv",)),
     "door-ingredients.png": Picture(("door-ingredients.csv",)),
     "pen-ingredients.png": Picture(("pen-ingredients.csv",)),
+    "pen-trials.png": Picture(("strong.csv", "pen-trials.csv"), env="pen"),
 }
 
 
