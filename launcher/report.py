@@ -149,9 +149,16 @@ def render(directory: RunDirectory, config: RunConfig, found: FromRedis | None, 
 def _status(directory: RunDirectory, summary: dict[str, Any]) -> str:
     status = str(summary.get("status", "has no summary yet"))
     if directory.holder() is None and status == "running":
-        status = "running, without a launcher here" if directory.has_roles() else "interrupted"
+        status = _status_without_launcher(directory)
     elapsed = summary.get("wall_seconds")
     return f"{status}, up for {duration(float(elapsed))}" if isinstance(elapsed, int | float) else status
+
+
+def _status_without_launcher(directory: RunDirectory) -> str:
+    try:
+        return "running, without a launcher here" if directory.has_roles() else "interrupted"
+    except RunDirectoryError:  # the records can be read all the same
+        return "running or interrupted, without a launcher here"
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:

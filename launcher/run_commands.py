@@ -109,8 +109,11 @@ def _show_records(directory: RunDirectory, console: Console) -> None:
 
 def _status_without_launcher(directory: RunDirectory) -> str:
     """What a run is that no launcher holds here, and whose summary was not told of an end."""
-    if directory.has_roles():
-        return "running (no launcher here; its roles are up)"
+    try:
+        if directory.has_roles():
+            return "running (no launcher here; its roles are up)"
+    except RunDirectoryError:  # the records can be read all the same
+        return "running or interrupted (no launcher here, and its roles cannot be seen by you)"
     if not directory.had_launcher:
         return "interrupted (no launcher here, and its replay service is gone)"
     return "interrupted (its launcher is gone; resume it)"
@@ -196,7 +199,7 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
     actors
         How many the run shall have.
     """
-    from launcher.run_directory import find_run, reading_note, refuse_roles_without_launcher
+    from launcher.run_directory import await_last_roles, find_run, reading_note, refuse_roles_without_launcher
     from replay_service.config_file import load_run_config
     from replay_service.connection import RedisEndpoint, check, connect
     from replay_service.keys import Keys
@@ -206,6 +209,7 @@ def scale(run: Path | None = None, /, *, actors: int) -> int:
         raise ConfigError(f"--actors: expected at least 1, got {actors}; `launcher down` ends a run")
     directory = find_run(run)
     if directory.holder() is None:
+        await_last_roles(directory)
         refuse_roles_without_launcher(
             directory, f"change their number where they were started, as in `docker compose up --scale actor={actors}`"
         )

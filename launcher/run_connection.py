@@ -52,7 +52,8 @@ def redis_of(directory: RunDirectory, config: RunConfig) -> Iterator[RedisClient
     """A client of the run's Redis; that of a run which is not up is started on its data, and stopped again.
 
     Raises:
-        RunDirectoryError: the run never came up, another command reads it, or a launcher takes it meanwhile.
+        RunDirectoryError: the run never came up, another command reads it, a launcher takes it meanwhile, or whether
+            its roles are up cannot be seen from here.
         RedisUnavailable: its Redis does not answer.
     """
     if not directory.connection.exists():

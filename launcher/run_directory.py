@@ -143,9 +143,9 @@ class RunDirectory:
         try:
             return is_served(self.connection.parent, SERVICE_LOCK, for_s=for_s)
         except OSError as error:
+            whose = "; give the command as the user who started them" if isinstance(error, PermissionError) else ""
             raise RunDirectoryError(
-                f"cannot see whether the roles of {self.path} are up: {self.connection.parent}: {error.strerror}; give "
-                "the command as the user who started them"
+                f"cannot see whether the roles of {self.path} are up: {self.connection.parent}: {error.strerror}{whose}"
             ) from error
 
     def write_config(self, text: str) -> None:
@@ -181,13 +181,17 @@ class RunDirectory:
                     "take one run: choose another --run-dir, or mount it with locks"
                 ) from error
             if not self._is_lock(file.fileno()):  # the run was moved aside while we waited for its lock
-                raise RunDirectoryInUse(
-                    f"another start has taken {self.path} just now: see `launcher status {shlex.quote(str(self.path))}`"
-                )
+                raise self.taken()
             file.truncate(0)
             file.flush()
             self.sign(reads=reads)
             yield
+
+    def taken(self) -> RunDirectoryInUse:
+        """The error of a start that comes a moment after another one of the same run."""
+        return RunDirectoryInUse(
+            f"another start has taken {self.path} just now: see `launcher status {shlex.quote(str(self.path))}`"
+        )
 
     def _is_lock(self, descriptor: int) -> bool:
         try:
@@ -218,12 +222,12 @@ def _reads(holder: dict[str, object]) -> bool:
 
 
 def await_last_roles(run: RunDirectory) -> None:
-    """Wait for the end of roles whose launcher was killed, not for ever: those of no launcher stay.
+    """Wait for the end of roles whose launcher was killed, 15 s at most; for those that never had one nobody waits.
 
     Raises:
         RunDirectoryError: they cannot be seen from here.
     """
-    if run.has_roles():
+    if run.had_launcher and run.has_roles():
         print(f"a replay service still runs on {run.path}: waiting for its end", file=sys.stderr)
         run.has_roles(for_s=_LAST_ROLES_TIMEOUT_S)
 

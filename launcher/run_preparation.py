@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -54,7 +55,7 @@ def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
         try:
             refuse_unfit(run, behavior)
             if run.holds_run:
-                hold.enter_context(run.held())
+                hold.enter_context(_held_if_there(run))
                 refuse_other_roles(run)
                 if behavior == "resume":
                     return Prepared(run, resumes=True, hold=hold.pop_all())
@@ -72,6 +73,23 @@ def prepare(path: Path, behavior: RestartBehavior | None) -> Prepared:
             raise RunDirectoryError(f"cannot write the run directory {path}: {error.strerror}") from error
         deletes = behavior == "overwrite"
         return Prepared(run, resumes=False, made=made, aside=aside, deletes=deletes, hold=hold.pop_all())
+
+
+@contextmanager
+def _held_if_there(run: RunDirectory) -> Iterator[None]:
+    """Hold a run that was there a moment ago.
+
+    Raises:
+        RunDirectoryInUse: another process holds it, or has moved it aside since.
+    """
+    with ExitStack() as hold:
+        try:
+            hold.enter_context(run.held())
+        except FileNotFoundError as error:
+            raise run.taken() from error
+        if not run.holds_run:  # what we hold is the other start's empty folder; it waits until we let it go
+            raise run.taken()
+        yield
 
 
 def await_free(path: Path, behavior: RestartBehavior | None) -> None:

@@ -69,7 +69,7 @@ class RunStart:
         if self._prepared.resumes:
             self._restore_config()
         elif roles_may_live or str(self._prepared.run.logs) in str(error):
-            self._name_kept()
+            self.name_kept()
         else:
             taken_back = self._take_back()
         if taken_back or (isinstance(error, UserError) and not roles_may_live):
@@ -79,7 +79,7 @@ class RunStart:
     def _take_back(self) -> bool:
         run, aside = self._prepared.run, self._prepared.aside
         if run.opening.exists():
-            self._name_kept()
+            self.name_kept()
             return False
         try:
             for path in (run.config, run.lock, run.path / "learner-node"):
@@ -93,10 +93,11 @@ class RunStart:
                 aside.rename(run.path)
         except OSError as error:
             _warn(f"cannot clear {run.path}: {error.strerror}")
-            self._name_kept()
+            self.name_kept()
         return True
 
-    def _name_kept(self) -> None:
+    def name_kept(self) -> None:
+        """Say where the run lies that was in this one's place, if there was one."""
         if self._prepared.aside is not None:
             print(
                 f"the run that was in {self._prepared.run.path} before is kept, whole, as {self._prepared.aside}",

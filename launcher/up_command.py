@@ -130,7 +130,8 @@ def _prepare_and_run(
             run = Run(resolved, directory, UnfailingConsole(), begun=start.begun, up=tell_waiting)
             status = run.execute()
         except RunDirectoryInUse:
-            raise  # it is another launcher's
+            start.name_kept()
+            raise  # the directory is another launcher's
         except BaseException as error:
             is_taken_back = start.failed(error, roles_may_live=run is not None and run.roles_may_live)
             if run is None and isinstance(error, OSError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,6 +25,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import Evaluation, LearnerReport, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
+from tests.faults import bound_by_modes
 from tests.launcher.made_run import fill_streams, made_run, service_at_work
 from tests.launcher.test_replay_commands import DOOR, door_stream
 
@@ -170,6 +173,18 @@ def test_a_run_in_containers_is_not_called_interrupted(tmp_path: Path) -> None:
     with service_at_work(directory):
         assert _status(directory, summary) == "running, without a launcher here"
     assert _status(directory, summary) == "interrupted"
+
+
+def test_a_run_whose_roles_cannot_be_seen_has_a_page_of_its_records(tmp_path: Path) -> None:
+    with made_run(tmp_path / "run", ExperimentConfig(run=DOOR)) as (directory, client):
+        fill(directory, client, DOOR)
+    directory.summary.write_text(json.dumps({"status": "running"}))
+    with service_at_work(directory):
+        directory.connection.parent.chmod(0)
+        look = [*bound_by_modes(), sys.executable, "-m", "launcher", "report", str(directory.path)]
+        done = subprocess.run(look, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "running or interrupted, without a launcher here" in Page((directory.path / "report.html").read_text()).text
 
 
 def test_half_a_film_is_left_out(tmp_path: Path) -> None:

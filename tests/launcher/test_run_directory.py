@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher import run_directory
+from launcher import cli, run_directory
 from launcher.run_directory import RunDirectory, RunDirectoryInUse
 from launcher.run_preparation import RestartBehavior, await_free, prepare
 from replay_service import data_lock
@@ -30,6 +30,7 @@ def make_run(path: Path) -> RunDirectory:
     run = prepare(path, None).run
     run.config.write_text("env = 'pen'\n")
     run.lock.touch()
+    run.launcher_log.touch()
     return run
 
 
@@ -205,6 +206,46 @@ def test_of_two_starts_that_wait_for_one_run_one_takes_it(behaviors: tuple[str, 
         assert (tmp_path / name / "config.toml").read_text() == "env = 'pen'\n"
 
 
+@pytest.mark.parametrize("behavior", ["resume", "restart", "overwrite"])
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_a_start_a_moment_after_another_one_takes_nothing(
+    behavior: RestartBehavior, has_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    hold = RunDirectory.held
+
+    def hold_too_late(directory: RunDirectory) -> AbstractContextManager[None]:
+        run.path.rename(tmp_path / "run.1")
+        if has_folder:
+            run.logs.mkdir(parents=True)
+        return hold(directory)
+
+    monkeypatch.setattr(RunDirectory, "held", hold_too_late)
+    with pytest.raises(RunDirectoryInUse, match="another start has taken"):
+        prepare(run.path, behavior)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == (["run", "run.1"] if has_folder else ["run.1"])
+    assert RunDirectory(tmp_path / "run.1").holds_run
+
+
+def test_who_loses_the_place_of_a_run_is_told_where_that_one_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    hold = RunDirectory.held
+
+    def lose_place(directory: RunDirectory) -> AbstractContextManager[None]:
+        if directory.holds_run:
+            return hold(directory)
+        raise directory.taken()
+
+    monkeypatch.setattr(RunDirectory, "held", lose_place)
+    options = ["--env", "Pendulum-v1", "--dataset", "none", "--run-dir", str(run.path), "--restart-behavior", "restart"]
+    assert cli.main(["up", *options]) == 2
+    err = capfd.readouterr().err
+    assert f"the run that was in {run.path} before is kept, whole, as {tmp_path / 'run.1'}\n" in err
+    assert f"error: another start has taken {run.path} just now" in err
+
+
 def test_latest_points_to_the_newest_run_below_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunDirectoryError, match="no run was started"):
@@ -354,6 +395,17 @@ class TestRolesWithoutALauncher:
         assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
         assert capfd.readouterr().err == f"a replay service still runs on {run.path}: waiting for its end\n"
 
+    def test_those_that_never_had_one_are_not_waited_for(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        run = make_run(tmp_path / "run")
+        run.launcher_log.unlink()
+        with service_at_work(run):
+            await_free(run.path, "resume")
+            with pytest.raises(RunDirectoryError, match="its roles are up: end them first"):
+                prepare(run.path, "resume")
+        assert capfd.readouterr().err == ""
+
     def test_those_of_a_launcher_that_was_killed_are_waited_for(self, tmp_path: Path) -> None:
         run = make_run(tmp_path / "run")
         with service_at_work(run) as service:
@@ -404,6 +456,16 @@ class TestRolesWithoutALauncher:
         assert (done.returncode, done.stdout) == (2, "")
         assert f"error: cannot see whether the roles of {run.path} are up: " in done.stderr
         assert "Permission denied; give the command as the user who started them" in done.stderr
+
+    def test_a_disk_that_fails_is_not_told_as_another_users(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> bool:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(run_directory, "is_served", fail)
+        with pytest.raises(RunDirectoryError, match=r"Input/output error$"):
+            RunDirectory(tmp_path).has_roles()
 
     def test_a_look_leaves_no_lock_in_a_run_that_never_had_a_service(self, tmp_path: Path) -> None:
         run = make_run(tmp_path / "run")
