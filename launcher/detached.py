@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from launcher.run_directory import RunDirectory
-from replay_service.errors import FAILURE_EXIT_CODE
+from replay_service.errors import FAILURE_EXIT_CODE, UserError
 
 _OUTPUT = "launcher.out"
 _POLL_S = 0.1
@@ -50,6 +50,9 @@ def detach(directory: RunDirectory, aside: Path | None) -> Waiting | int:
     Returns:
         In the child, which goes on, whom to tell that the run is up. In the parent the exit code: 0 once the run is up,
         else that of the child, or 1 when a signal ended it.
+
+    Raises:
+        UserError: the machine starts no further process.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -58,7 +61,15 @@ def detach(directory: RunDirectory, aside: Path | None) -> Waiting | int:
     output = os.open(directory.logs / _OUTPUT, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     began = os.fstat(output).st_size
     hears, tells = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        for descriptor in (output, hears, tells):
+            os.close(descriptor)
+        raise UserError(
+            f"--detach needs another process, and this machine starts none ({error.strerror}): end other processes, "
+            "or ask for more (ulimit -u)"
+        ) from error
     if child == 0:
         os.close(hears)
         os.setsid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from launcher.detached import detach
 from launcher.run_directory import RunDirectory
+from replay_service.errors import UserError
 
 PROGRAM = """
 import shutil, sys, time
@@ -46,6 +48,19 @@ def test_the_one_in_the_terminal_leaves_once_it_is_told(run: Path) -> None:
     assert done.returncode == 0
     assert f"see it with: launcher attach '{run}'\nstop it with: launcher down '{run}'\n" in done.stdout
     assert (run / "logs" / "launcher.out").read_text() == "a word of the child's\n"
+
+
+def test_a_machine_that_starts_no_further_process_is_not_told_as_a_full_disk(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    opened = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(UserError, match=r"starts none .Resource temporarily unavailable"):
+        detach(RunDirectory(run), None)
+    assert len(os.listdir("/proc/self/fd")) == opened
 
 
 def test_a_file_of_the_run_is_no_sign_of_it(run: Path) -> None:
