@@ -226,10 +226,11 @@ class RolePlacement:
         self.home = _own_address()
 
     def shutdown(self) -> None:
-        """Leave the cluster; a private one ends."""
-        for room in self._rooms.values():
-            with contextlib.suppress(ray.exceptions.RayError):
-                remove_placement_group(room)
+        """Leave the cluster, which then takes back the run's room; a private one ends.
+
+        Nothing is asked of it: a signal to the whole process group may have ended it before us, and Ray would wait a
+        minute for an answer, then end this process.
+        """
         ray.shutdown()
 
     @staticmethod

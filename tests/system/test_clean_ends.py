@@ -141,7 +141,20 @@ def in_a_terminal(run_dir: Path, *options: str) -> tuple[Launched, int]:
     return Launched(process, run_dir, screen), master
 
 
-@pytest.mark.parametrize("end", ["ctrl-c", "SIGTERM", "down", "terminal closed", "hangup of the job", "SIGKILL"])
+ENDS = [
+    "ctrl-c",
+    "SIGTERM",
+    "SIGTERM to the job",
+    "SIGTERM to all",
+    "down",
+    "terminal closed",
+    "hangup of the job",
+    "SIGKILL",
+]
+CRASHES = ("SIGTERM to all", "SIGKILL")
+
+
+@pytest.mark.parametrize("end", ENDS)
 def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: str) -> None:
     options = (*SMALL_PEN, "--num-env-steps", "100000")
     if end == "terminal closed":
@@ -157,6 +170,12 @@ def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: 
             os.kill(run.process.pid, signal.SIGINT)
         elif end == "SIGTERM":
             os.kill(run.process.pid, signal.SIGTERM)
+        elif end == "SIGTERM to the job":  # as `timeout` sends it: to Ray's own processes too, not to the roles
+            os.killpg(run.process.pid, signal.SIGTERM)
+        elif end == "SIGTERM to all":  # as systemd does by default; Redis and Ray end at once
+            for process in belongings.processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
         elif end == "down":
             assert "stopped" in launcher("down", run.run_dir).stdout
         elif end == "terminal closed":
@@ -171,12 +190,12 @@ def test_nothing_is_left_and_the_run_resumes(start: Start, tmp_path: Path, end: 
             run.process.kill()
     assert_nothing_is_left(belongings, run.run_dir)
     stopped = run.summary()
-    if end != "SIGKILL":
+    if end not in CRASHES:
         assert stopped["status"] == "stopped"
         assert stopped["unaccounted_steps"] == 0
 
-    # After a SIGKILL the summary is the last one in time, and actors went on until they noticed.
-    budget = max(800, stopped["env_steps"] + (4000 if end == "SIGKILL" else 200))
+    # After a crash the summary is the last one in time, and actors went on until they noticed.
+    budget = max(800, stopped["env_steps"] + (4000 if end in CRASHES else 200))
     resumed = start("--restart-behavior", "resume", "--num-env-steps", str(budget))
     assert resumed.wait() == 0, resumed.output + resumed.logs()
     summary = resumed.summary()
