@@ -41,6 +41,7 @@ add_data_commands(app)
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback where a sentence says what is wrong."""
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?", and the command goes on
     arguments = auto_as_number(list(sys.argv[1:] if tokens is None else tokens))
@@ -68,6 +69,19 @@ def main(tokens: Sequence[str] | None = None) -> int:
         if only_lists_commands:
             app.help_format = None
     return result if isinstance(result, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Lead a standard stream that was closed to nowhere, here and in the processes below.
+
+    Else Python has None in its place, a file or socket of ours may get its number, and GLFW, which comes with the hand
+    tasks, does not load.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, os.fdopen(nowhere, mode))
 
 
 if __name__ == "__main__":

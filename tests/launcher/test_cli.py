@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,9 @@ def test_help_lists_every_command(capfd: pytest.CaptureFixture[str]) -> None:
     out = capfd.readouterr().out
     for command in ("up", "status", "down", "logs", "dataset"):
         assert command in out
+
+
+def test_with_closed_streams_a_command_does_what_it_is_asked(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "launcher", "up", "--env", "Pendulum-v1", "--dataset", "none", "--dry-run"]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command, "--run-dir", str(tmp_path / "run")]
+    assert subprocess.run(closed, timeout=120, check=False).returncode == 0
