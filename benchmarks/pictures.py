@@ -37,6 +37,7 @@ class Picture:
 
 PICTURES = {
     "strong.png": Picture(("strong.csv",), references="behaviour-cloning.csv"),
+    "strong-again.png": Picture(("strong.csv", "strong-again.csv"), groups=("strong", "strong, run again")),
     "actors.png": Picture(("actors.csv",)),
     "strong-without.png": Picture(("strong-without.csv",)),
     "strong-shipped.png": Picture(("strong-shipped.csv",)),
