@@ -381,7 +381,9 @@ class TestRecorder:
             judged = replace(EVALUATION, policy_version=version, grad_steps=100 * version)
             reports.add_evaluation(judged, request_id=f"{version}-0")
         recorder.update(state.read(), [])
-        redis_client.delete(keys.evaluations)  # as a Redis that was killed before it wrote its file
+        # As a Redis that was killed before it wrote its file. Trimmed, not deleted: a stream made anew within the
+        # millisecond would give out the same ids again, which no Redis that had to start first can do.
+        redis_client.xtrim(keys.evaluations, maxlen=0, approximate=False)
         for version in (1, 2):
             judged = replace(EVALUATION, policy_version=version, grad_steps=100 * version, seconds=9.0)
             reports.add_evaluation(judged, request_id=f"{version}-0")
