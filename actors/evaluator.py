@@ -68,7 +68,7 @@ class Evaluator:
         self._patience.until_answered(lambda: self._state.publish_endpoint(_PROCESS_NAME, address))
         self._requests.cursor = self._patience.until_answered(self._reports.last_judged_request) or "0-0"
         while not self._stop.is_set():
-            requested = self._patience.until_answered(self._look_back)
+            self._patience.until_answered(self._look_back)
             try:
                 request = self._patience.until_answered(lambda: self._requests.next(block_ms=_BLOCK_MS))
             except WireError as error:
@@ -76,16 +76,16 @@ class Evaluator:
                 continue
             if request is not None:
                 self._judge(environment, request)
-            elif requested is not None and not self._stop.is_set():
-                self._settle(requested)
+            elif not self._stop.is_set():
+                self._settle()
         environment.close()
         try:
             self._state.withdraw_endpoint(_PROCESS_NAME)
         except FAREWELL_ERRORS as error:
             _log.warning("left without saying goodbye: %s", error)
 
-    def _look_back(self) -> int:
-        """Record the last result again, should Redis have died and lost it alone; returns how many are asked for."""
+    def _look_back(self) -> None:
+        """Record the last result again, should Redis have died and lost it alone."""
         newest = self._newest
         if newest is not None and self._reports.last_judged_request() != newest.request_id:
             if self._requests.holds(newest.request_id):
@@ -93,16 +93,13 @@ class Evaluator:
                 self._reports.add_evaluation(newest.evaluation, request_id=newest.request_id)
             else:
                 self._newest = None  # the request is lost as well, and comes again under another id
-        return self._state.evaluations_requested()
 
-    def _settle(self, requested: int) -> None:
+    def _settle(self) -> None:
         """Note, with the queue empty, what was asked for and never came out of it."""
-
-        def settle() -> int:
-            # What Redis lost while the queue was watched, a result or a request, is no missed evaluation.
-            return self._reports.settle_evaluations(min(requested, self._look_back()))
-
-        missed = self._patience.until_answered(settle)
+        last_judged = None if self._newest is None else self._newest.request_id
+        missed = self._patience.until_answered(
+            lambda: self._reports.settle_evaluations(read_to=self._requests.cursor, last_judged=last_judged)
+        )
         if missed:
             _log.warning(
                 "%d evaluations were asked for and not made: the queue keeps %d, and drops damaged ones",

@@ -32,12 +32,21 @@ class RedisCommands(Protocol):
     def hincrby(self, name: str, key: str, amount: int = 1) -> int:
         """Add to an integer field."""
 
+    def hget(self, name: str, key: str) -> bytes | None:
+        """One field of a hash."""
+
     def hgetall(self, name: str) -> dict[bytes, bytes]:
         """All fields of a hash."""
 
     def xadd(self, name: str, fields: Mapping[str, Field], *, id: str = "*", maxlen: int | None = None,
              minid: str | None = None, approximate: bool = True) -> bytes:  # fmt: skip
         """Append to a stream."""
+
+    def xrange(self, name: str, min: str = "-", max: str = "+", count: int | None = None) -> list[StreamRecord]:
+        """Entries between two ids, oldest first."""
+
+    def xrevrange(self, name: str, max: str = "+", min: str = "-", count: int | None = None) -> list[StreamRecord]:
+        """Entries between two ids, newest first."""
 
     def hdel(self, name: str, *keys: str) -> int:
         """Remove fields."""
@@ -56,9 +65,6 @@ class RedisPipeline(RedisCommands, Protocol):
 class RedisClient(RedisCommands, Protocol):
     """A connected client."""
 
-    def hget(self, name: str, key: str) -> bytes | None:
-        """One field of a hash."""
-
     def hsetnx(self, name: str, key: str, value: Field) -> bool:
         """Set a field unless it exists."""
 
@@ -74,12 +80,6 @@ class RedisClient(RedisCommands, Protocol):
     def xread(self, streams: Mapping[str, str], *, count: int | None = None, block: int | None = None
               ) -> list[tuple[bytes, list[StreamRecord]]]:  # fmt: skip
         """Entries after a cursor; `block` in milliseconds."""
-
-    def xrange(self, name: str, min: str = "-", max: str = "+", count: int | None = None) -> list[StreamRecord]:
-        """Entries between two ids, oldest first."""
-
-    def xrevrange(self, name: str, max: str = "+", min: str = "-", count: int | None = None) -> list[StreamRecord]:
-        """Entries between two ids, newest first."""
 
     def xlen(self, name: str) -> int:
         """Number of entries."""

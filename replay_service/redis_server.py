@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
@@ -38,8 +39,13 @@ _LAST_SERVER_TIMEOUT_S = 15.0
 _USERS_FILE, _LOG_FILE = "users.acl", "server.log"
 _SERVER_NAMES = ("valkey-server", "redis-server")
 _OLDEST_VERSION = (7, 0)  # of Redis; every Valkey is newer
+_PORT_TRIES = 5  # a free port can be taken by somebody else before the server has it
 
 _log = logging.getLogger(__name__)
+
+
+class _PortTaken(RedisUnavailable):
+    """Another program listens at the port."""
 
 
 def find_server(configured: str = "") -> Path:
@@ -128,20 +134,46 @@ class EmbeddedRedis:
             RedisUnavailable: another server runs on these data; or this one did not start, or stopped loading: the
                 text ends with its own last words.
         """
-        folder = folder.absolute()  # the server changes its own folder before it opens files
+        is_port_fixed = port != 0 or (previous is not None and keep_port)
+        tries = 1 if is_port_fixed else _PORT_TRIES
+        while True:
+            tries -= 1
+            try:
+                return EmbeddedRedis._start_once(
+                    folder.absolute(),  # the server changes its own folder before it opens files
+                    server=server,
+                    max_memory_mb=max_memory_mb,
+                    address=lambda: (host, port or _port_after(previous, host, keep_port=keep_port)),
+                    password=previous.password if previous is not None else secrets.token_urlsafe(32),
+                    run_id=run_id,
+                )
+            except _PortTaken:
+                if not tries:
+                    raise
+                _log.info("another program took a port that was free a moment ago: Redis tries another one")
+
+    @staticmethod
+    def _start_once(
+        folder: Path,
+        *,
+        server: Path,
+        max_memory_mb: int,
+        address: Callable[[], tuple[str, int]],
+        password: str,
+        run_id: str,
+    ) -> EmbeddedRedis:
         with ExitStack() as stack:
             try:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 folder.chmod(0o700)
                 lock = stack.enter_context(data_lock(folder))
                 _wait_for_last_server(lock, folder)
-                chosen_port = port or _port_after(previous, host, keep_port=keep_port)
-                password = previous.password if previous is not None else secrets.token_urlsafe(32)
-                endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@{host}:{chosen_port}", password)
+                host, port = address()  # not before: the last server may have listened there
+                endpoint = RedisEndpoint(f"redis://{ADMIN_USER}@{host}:{port}", password)
                 _write_private(folder / _USERS_FILE, users_file(endpoint, run_id))
             except OSError as error:
                 raise RedisUnavailable(f"cannot write {folder}: {error.strerror}") from error
-            process = _spawn(server, folder, (host, chosen_port), max_memory_mb=max_memory_mb, lock=lock)
+            process = _spawn(server, folder, (host, port), max_memory_mb=max_memory_mb, lock=lock)
         running = EmbeddedRedis(process, endpoint, server)
         try:
             running._wait_until_ready(folder / _LOG_FILE)
@@ -149,7 +181,7 @@ class EmbeddedRedis:
             running.process.kill()
             running.process.wait()
             raise
-        _log.info("%s listens on %s:%d", server, host, chosen_port)
+        _log.info("%s listens on %s:%d", server, host, port)
         return running
 
     def _wait_until_ready(self, log_path: Path) -> None:
@@ -184,9 +216,7 @@ class EmbeddedRedis:
     def _failure(self, log_path: Path) -> RedisUnavailable:
         last_words = _last_lines(log_path)
         if "in use" in last_words:
-            return RedisUnavailable(
-                f"another program already listens at {self.endpoint.url}: choose another --replay.port"
-            )
+            return _PortTaken(f"another program already listens at {self.endpoint.url}: choose another --replay.port")
         return RedisUnavailable(f"{self.server} did not start: {last_words}")
 
     def stop(self) -> None:

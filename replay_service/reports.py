@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from replay_service.keys import Keys
-from replay_service.redis_client import RedisClient
+from replay_service.redis_client import RedisClient, StreamRecord
 from replay_service.run_state import RunState
 
 _ACTOR_ALIVE_S = 15.0
@@ -105,21 +105,29 @@ class Reports:
             pipe.hincrby(self._keys.evaluation_counters, "evaluations_done", 1)
             pipe.execute()
 
-    def settle_evaluations(self, requested: int) -> int:
+    def settle_evaluations(self, *, read_to: str, last_judged: str | None) -> int:
         """Count what nobody will judge any more as missed, so that nobody waits for it.
 
-        For the evaluator alone, which knows when it has come to the end of its queue. Repeating it for a lost answer
-        changes nothing.
+        For the evaluator alone, which knows what it has read and judged. Nothing is counted while the queue holds a
+        request that it has not read, or while Redis, which died, lacks its last result: both are still to come.
+        Repeating it for a lost answer changes nothing.
 
         Args:
-            requested: how many evaluations had been asked for before the queue was found empty.
+            read_to: id of the last request that the evaluator has read.
+            last_judged: id of the last request that it gave a result; None when it gave none since it started.
 
         Returns:
             How many were missed since the last time: dropped from a full queue, or damaged.
         """
         key = self._keys.evaluation_counters
-        missed = requested - int(self._client.hget(key, "evaluations_done") or 0)
-        if missed <= 0:
+        with self._client.pipeline(transaction=True) as pipe:  # one moment: Redis may lose something between two
+            pipe.xrange(self._keys.evaluation_requests, f"({read_to}", count=1)
+            pipe.xrevrange(self._keys.evaluations, count=1)
+            pipe.hget(self._keys.run, "evaluations_requested")
+            pipe.hget(key, "evaluations_done")
+            unread, newest, requested, done = pipe.execute()
+        missed = int(requested or 0) - int(done or 0)
+        if unread or missed <= 0 or (last_judged is not None and _request_of(newest) != last_judged):
             return 0
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hincrby(key, "evaluations_done", missed)
@@ -134,8 +142,7 @@ class Reports:
 
     def last_judged_request(self) -> str:
         """Id of the newest request that has a result; '0-0' when there is none."""
-        newest = self._client.xrevrange(self._keys.evaluations, count=1)
-        return newest[0][1][b"request"].decode() if newest else "0-0"
+        return _request_of(self._client.xrevrange(self._keys.evaluations, count=1))
 
     def add_learner_report(self, report: LearnerReport) -> None:
         """Record a snapshot of the learner's metrics; once, however often it is repeated for a lost answer."""
@@ -180,6 +187,11 @@ class Reports:
         return RunState.from_hashes(parts), [
             _ledger(actor_id, found) for actor_id, found in zip(ids, actors, strict=True)
         ]
+
+
+def _request_of(newest: list[StreamRecord]) -> str:
+    """Id of the request that the newest result answers; '0-0' without one."""
+    return newest[0][1][b"request"].decode() if newest else "0-0"
 
 
 def _evaluation(values: dict[str, Any]) -> Evaluation:

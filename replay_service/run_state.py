@@ -241,10 +241,6 @@ class RunStateStore:
         """Online environment steps stored and valid, alone: what the learner asks for many times a second."""
         return int(self._client.hget(self._keys.counters, "env_steps") or 0)
 
-    def evaluations_requested(self) -> int:
-        """How many evaluations the learner has asked for, alone."""
-        return int(self._client.hget(self._keys.run, "evaluations_requested") or 0)
-
     def set_phase(self, phase: Phase) -> None:
         """Enter a phase."""
         self._client.hset(self._keys.run, "phase", phase.value)

@@ -33,7 +33,7 @@ class SharedTime:
     def __init__(self, threads: int = 1) -> None:
         self.now = 0.0
         self._threads = threads
-        self._strangers = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
+        self._strangers = set(threading.enumerate()) - {threading.current_thread()}
         self._wakes_at: dict[int, float] = {}
         self._asleep = threading.Condition()
 
@@ -42,7 +42,7 @@ class SharedTime:
 
     def sleep(self, seconds: float) -> None:
         me = threading.get_ident()
-        if me in self._strangers:
+        if threading.current_thread() in self._strangers:
             return time.sleep(seconds)
         with self._asleep:
             self._wakes_at[me] = self.now + seconds

@@ -116,7 +116,7 @@ def test_judges_every_request_in_order_with_the_mean_action_on_the_fixed_seeds(
 
     address = state.endpoints()["evaluator"]
     wait_until(lambda: "awac_evaluations_total 3.0" in scrape(address), "the metrics")
-    assert "awac_evaluation_policy_version 1.0" in scrape(address)
+    wait_until(lambda: "awac_evaluation_policy_version 1.0" in scrape(address), "the version that was judged last")
     evaluator.stop()
     assert state.endpoints() == {}
     assert state.read().evaluations_requested == state.read().evaluations_done == 3

@@ -13,9 +13,16 @@ from prometheus_client import CollectorRegistry
 from replay_service.config import RunConfig
 from replay_service.discovery import DiscoveryServer
 from replay_service.errors import RedisUnavailable
-from replay_service.process import NODE_ADDRESS_VARIABLE, advertised_host, listening_host, serve_metrics
+from replay_service.process import (
+    METRICS_PORT_VARIABLE,
+    NODE_ADDRESS_VARIABLE,
+    advertised_host,
+    listening_host,
+    serve_metrics,
+)
 from replay_service.redis_server import EmbeddedRedis, find_server
 from tests.conftest import PATIENCE_S
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +45,17 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture(params=["metrics", "service discovery"])
-def serve(request: pytest.FixtureRequest, registry: CollectorRegistry) -> Iterator[object]:
+def serve(
+    request: pytest.FixtureRequest, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[object]:
     servers: list[DiscoveryServer] = []
 
     def begin(host: str) -> int:
+        port = free_port()  # which no program of another interface has chosen
+        monkeypatch.setenv(METRICS_PORT_VARIABLE, str(port))
         if request.param == "metrics":
             return int(serve_metrics(registry, host).rpartition(":")[2])
-        servers.append(DiscoveryServer(lambda: [], host=host, port=0))
+        servers.append(DiscoveryServer(lambda: [], host=host, port=port))
         servers[-1].start()
         return int(servers[-1].address.rpartition(":")[2])
 
@@ -100,7 +111,7 @@ def test_what_is_advertised_leads_to_the_machine(registry: CollectorRegistry, mo
 
 
 def test_redis_listens_on_the_address_that_it_is_given_and_on_no_other(tmp_path: Path) -> None:
-    running = EmbeddedRedis.start(tmp_path, server=find_server(), max_memory_mb=64, host="127.0.0.2")
+    running = EmbeddedRedis.start(tmp_path, server=find_server(), max_memory_mb=64, host="127.0.0.2", port=free_port())
     try:
         host, _, port = running.endpoint.url.rpartition("@")[2].partition(":")
         assert host == "127.0.0.2"

@@ -249,7 +249,7 @@ class TestClient:
             return b"" if b"PING" in asked else answer_as_redis_5(asked)
 
         with listener(answer) as url:
-            client = connect(RedisEndpoint(url), reply_timeout_s=2.0)  # also for each reply of the handshake
+            client = connect(RedisEndpoint(url), reply_timeout_s=5.0)  # also for each reply of the handshake
             with pytest.raises(redis.exceptions.TimeoutError):
                 client.ping()
             client.close()

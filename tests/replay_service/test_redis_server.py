@@ -178,7 +178,7 @@ class TestStart:
         client.close()
 
     def test_it_listens_on_the_loopback_interface_alone(self, server: Path, start: Start) -> None:
-        running = start(server)
+        running = start(server, port=free_port())  # no program of another interface chooses one of those
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("192.0.2.1", 9))  # sends nothing; tells the address of the interface that leads outside
             outside = probe.getsockname()[0]
@@ -221,6 +221,15 @@ class TestStart:
         port = free_port()
         assert port_of(start(port=port).endpoint) == port
 
+    def test_a_free_port_that_is_taken_before_the_server_has_it_is_left_for_another(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as faster:
+            free = free_port()
+            ports = [faster.getsockname()[1], free]
+            monkeypatch.setattr(redis_server, "free_port", lambda _host: ports.pop(0))
+            assert port_of(start().endpoint) == free
+
 
 class TestFailingStart:
     @pytest.fixture(autouse=True)
@@ -247,6 +256,14 @@ class TestFailingStart:
             port = silent.getsockname()[1]
             with pytest.raises(RedisUnavailable, match="already listens at"):
                 EmbeddedRedis.start(tmp_path, server=find_server(), max_memory_mb=64, port=port)
+
+    def test_that_every_free_port_is_taken_by_others_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as faster:
+            monkeypatch.setattr(redis_server, "free_port", lambda _host: faster.getsockname()[1])
+            with pytest.raises(RedisUnavailable, match="already listens at"):
+                EmbeddedRedis.start(tmp_path, server=find_server(), max_memory_mb=64)
 
     def test_a_program_that_is_no_redis_is_named(self, tmp_path: Path) -> None:
         program = shutil.which("false")

@@ -78,10 +78,27 @@ class TestEvaluations:
         redis_client.hincrby(keys.run, "evaluations_requested", 3)
         reports.add_evaluation(EVALUATION, request_id="1-0")
         assert state.read().evaluations_waiting == 2
-        assert [reports.settle_evaluations(state.evaluations_requested()) for _ in range(2)] == [2, 0]
+        assert [reports.settle_evaluations(read_to="3-0", last_judged="1-0") for _ in range(2)] == [2, 0]
         settled = state.read()
         assert (settled.evaluations_done, settled.evaluations_missed, settled.evaluations_waiting) == (3, 2, 0)
         assert len(list(reports.evaluations())) == 1
+
+    def test_nothing_is_missed_while_a_request_has_not_been_read(
+        self, reports: Reports, state: RunStateStore, redis_client: RedisClient, keys: Keys
+    ) -> None:
+        for request_id in ("1-0", "2-0"):
+            redis_client.xadd(keys.evaluation_requests, {"m": b""}, id=request_id)
+            redis_client.hincrby(keys.run, "evaluations_requested", 1)
+        assert reports.settle_evaluations(read_to="1-0", last_judged=None) == 0
+        assert reports.settle_evaluations(read_to="2-0", last_judged=None) == 2
+
+    def test_nothing_is_missed_while_redis_lacks_the_last_result(
+        self, reports: Reports, state: RunStateStore, redis_client: RedisClient, keys: Keys
+    ) -> None:
+        redis_client.hincrby(keys.run, "evaluations_requested", 2)
+        assert reports.settle_evaluations(read_to="2-0", last_judged="2-0") == 0
+        reports.add_evaluation(EVALUATION, request_id="2-0")
+        assert reports.settle_evaluations(read_to="2-0", last_judged="2-0") == 1
 
 
 class TestLearnerReports:

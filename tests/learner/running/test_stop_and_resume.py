@@ -361,7 +361,8 @@ class TestExitWhenFinished:
             reports.add_evaluation(judged, request_id=f"{version}-0")
         time.sleep(2.5)  # it looks once a second
         assert learner.is_alive
-        reports.settle_evaluations(seeded_state.evaluations_requested())
+        ((newest_request, _),) = redis_client.xrevrange(keys.evaluation_requests, count=1)
+        reports.settle_evaluations(read_to=newest_request.decode(), last_judged=None)
         wait_until(lambda: not learner.is_alive, "the learner to end by itself")
         learner.join()
         assert redis_client.hget(keys.run, "final_status") == b"finished"
