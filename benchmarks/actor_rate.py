@@ -17,6 +17,7 @@ import time
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.environment import make_environment
 from actors.outbox import Outbox
@@ -25,7 +26,6 @@ from actors.rollout import Rollout
 from benchmarks.arguments import take_no_arguments
 from benchmarks.record import compared, limited, report
 from benchmarks.synthetic import CHUNK_STEPS, service
-from replay_service.experience import FloatArray
 from replay_service.policy_weights import PolicySpec, PolicyWeights
 from replay_service.trajectory_stream import TrajectoryWriter
 
@@ -54,7 +54,7 @@ class BareEnvironment:
         self._env = make_environment("relocate").env
         self._env.reset(seed=seed)
 
-    def seconds(self, actions: FloatArray) -> float:
+    def seconds(self, actions: NDArray[np.float64]) -> float:
         """Time of one episode with these actions and the reset behind it."""
         began = time.perf_counter()
         for action in actions:
@@ -70,7 +70,7 @@ class BarePhysics:
         self._env = make_environment("relocate").env
         self._env.reset(seed=seed)
 
-    def seconds(self, actions: FloatArray) -> float:
+    def seconds(self, actions: NDArray[np.float64]) -> float:
         """Time of the steps of one episode; the controls are made before, the reset comes after."""
         inner = self._env.unwrapped
         model, data, frames = inner.model, inner.data, inner.frame_skip

@@ -66,14 +66,14 @@ def on_device(step: Callable[[], object], device: torch.device) -> Timer:
     """Time steps until the device has done them."""
 
     def take(repeats: int) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device)
         start.record()
         for _ in range(repeats):
             step()
         end.record()
         torch.cuda.synchronize(device)
-        return start.elapsed_time(end) / 1000.0
+        return float(start.elapsed_time(end)) / 1000.0
 
     return take
 

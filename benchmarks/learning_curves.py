@@ -197,8 +197,8 @@ def made_datasets(data: Path) -> Iterator[MadeDataset]:
         yield MadeDataset(path, source, words)
     for name, options in WORSE.items():
         path, source = data / f"{name}.npz", data / _EXPERTS
-        words = ("dataset", "demos", "--env", "relocate", "--source", str(source), "--output", str(path), *options)
-        yield MadeDataset(path, source, words)
+        made = ("dataset", "demos", "--env", "relocate", "--source", str(source), "--output", str(path), *options)
+        yield MadeDataset(path, source, made)
 
 
 def missing_datasets(runs: Sequence[ExperimentRun], data: Path) -> list[MadeDataset]:

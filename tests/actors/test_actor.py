@@ -39,6 +39,7 @@ from replay_service.run_state import Phase, RunStateStore
 from replay_service.trajectory_stream import StreamEntry, TrajectoryReader, TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
 from tests.conftest import PATIENCE_S
+from tests.damaging_client import DamagingClient
 from tests.policies import policy_weights
 
 MakePolicyWeights = Callable[..., PolicyWeights]
@@ -234,7 +235,7 @@ def test_a_registration_that_redis_lost_is_made_again(
 
 
 def test_what_was_acknowledged_in_an_epoch_that_redis_lost_is_stored_again_in_the_next(
-    start_actors: StartActors, online_state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    start_actors: StartActors, online_state: RunStateStore, channel: WeightsChannel, redis_client: DamagingClient,
     keys: Keys, make_policy_weights: MakePolicyWeights, ledgers: Callable[[], list[ActorLedger]],
     trajectories: Callable[[], list[Trajectory]], wait_until: WaitUntil,
 ) -> None:  # fmt: skip

@@ -348,4 +348,4 @@ def test_an_environment_is_drawn_or_says_what_is_missing(make: Make) -> None:
             environment.render()
     else:
         picture = environment.render()
-        assert (picture.shape, picture.dtype) == ((500, 500, 3), np.uint8)
+        assert (picture.shape, picture.dtype) == ((500, 500, 3), np.dtype(np.uint8))

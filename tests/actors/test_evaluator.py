@@ -32,6 +32,7 @@ from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.weights_channel import EVALUATION_BACKLOG, WeightsChannel
 from tests.conftest import PATIENCE_S
+from tests.damaging_client import DamagingClient
 
 MakePolicyWeights = Callable[..., PolicyWeights]
 WaitUntil = Callable[[Callable[[], bool], str], None]
@@ -177,7 +178,7 @@ def test_a_stop_in_the_middle_leaves_the_request_to_the_next_one(
 
 
 def test_a_result_that_redis_lost_is_recorded_again(
-    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: DamagingClient,
     keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
     wait_until: WaitUntil,
 ) -> None:  # fmt: skip
@@ -193,7 +194,7 @@ def test_a_result_that_redis_lost_is_recorded_again(
 
 
 def test_a_result_whose_request_is_lost_as_well_is_judged_when_it_comes_again(
-    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: DamagingClient,
     keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
     wait_until: WaitUntil,
 ) -> None:  # fmt: skip
@@ -225,7 +226,7 @@ class Gate:
 
 
 def test_a_request_that_redis_loses_while_it_is_judged_is_counted_once(
-    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: RedisClient,
+    start_evaluator: StartEvaluator, state: RunStateStore, channel: WeightsChannel, redis_client: DamagingClient,
     keys: Keys, make_policy_weights: MakePolicyWeights, evaluations: Callable[[], list[Evaluation]],
     wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -234,7 +235,7 @@ def test_a_request_that_redis_loses_while_it_is_judged_is_counted_once(
     start_evaluator()
     assert gate.has_begun.wait(PATIENCE_S)
     with redis_client.pipeline(transaction=True) as pipe:
-        pipe.xtrim(keys.evaluation_requests, maxlen=0)  # type: ignore[attr-defined]
+        pipe.xtrim(keys.evaluation_requests, maxlen=0)
         pipe.hset(keys.run, mapping={"policy_version": 0, "evaluations_requested": 0})
         pipe.execute()
     for version in (1, 2):  # the learner finds out, and asks again

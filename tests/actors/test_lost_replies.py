@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,11 +19,11 @@ from replay_service.experience import ExperienceSpec
 from replay_service.keys import Keys
 from replay_service.patience import Patience
 from replay_service.process import StopSignal
-from replay_service.redis_client import RedisClient
 from replay_service.reports import Reports
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import TrajectoryWriter
 from tests.conftest import PATIENCE_S
+from tests.damaging_client import DamagingClient
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrajectory
@@ -85,7 +86,7 @@ def proxy(redis_endpoint: RedisEndpoint) -> Iterator[BreakingProxy]:
 
 @pytest.mark.parametrize("how", BREAKS)
 def test_a_connection_that_breaks_loses_nothing_and_doubles_nothing(
-    how: str, proxy: BreakingProxy, redis_endpoint: RedisEndpoint, redis_client: RedisClient, keys: Keys,
+    how: str, proxy: BreakingProxy, redis_endpoint: RedisEndpoint, redis_client: DamagingClient, keys: Keys,
     online_state: RunStateStore, spec: ExperienceSpec, make_trajectory: MakeTrajectory,
 ) -> None:  # fmt: skip
     client = connect(RedisEndpoint(f"redis://awac@{proxy.address}", redis_endpoint.password))
@@ -100,7 +101,7 @@ def test_a_connection_that_breaks_loses_nothing_and_doubles_nothing(
         assert proxy.broken == before + 1
 
     for name in ("register", "admit", "append"):  # a script that Redis does not know is sent a second time
-        redis_client.script_load(scripts.source(name))  # type: ignore[attr-defined]
+        redis_client.script_load(scripts.source(name))
     writer.register()
     broken(lambda: writer.register(registration="once"))
     assert writer.epoch == 2
@@ -108,7 +109,7 @@ def test_a_connection_that_breaks_loses_nothing_and_doubles_nothing(
     assert online_state.read().leased_steps == 10
     for sequence in range(5):
         sent = make_trajectory(sequence, epoch=2)
-        broken(lambda sent=sent: outbox.deliver(sent, None, want_steps=5))
+        broken(partial(outbox.deliver, sent, None, want_steps=5))
     client.close()
 
     state, (ledger,) = Reports(redis_client, keys).state_and_actors()

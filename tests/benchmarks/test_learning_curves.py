@@ -34,7 +34,8 @@ SHIPPED_PEN = next(e for e in EXPERIMENTS if e.name == "strong-on-shipped-pen")
 
 def benchmark(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """`python -m benchmarks.learning_curves` on the run directories in a folder."""
-    command = [sys.executable, "-m", "benchmarks.learning_curves", "--data", folder / "data", "--runs", folder / "runs"]
+    command = [sys.executable, "-m", "benchmarks.learning_curves", "--data", str(folder / "data")]
+    command += ["--runs", str(folder / "runs")]
     return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=110)
 
 
@@ -151,7 +152,7 @@ def test_an_experiment_with_more_steps_goes_on_with_the_run(tmp_path: Path) -> N
     assert not longer.is_finished
     longer.refuse_other_settings()
     assert longer.start().wait(180) == 0, longer.output.read_text()
-    assert longer.is_finished
+    assert run_of(small(1000), tmp_path).is_finished
     assert read_settings(longer.directory.config)["learner.report_every_s"] == 1.0
 
 

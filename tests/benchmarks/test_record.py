@@ -29,7 +29,7 @@ def test_a_ratio_above_one_is_better_whatever_is_measured(less_is_better: bool, 
 @pytest.mark.parametrize(
     ("bounds", "met"), [({}, None), ({"at_least": 3}, True), ({"at_least": 4}, False), ({"at_most": 2}, False)]
 )
-def test_a_value_alone_meets_its_bound(bounds: dict[str, float], met: bool | None) -> None:
+def test_a_value_alone_meets_its_bound(bounds: dict[str, Any], met: bool | None) -> None:
     assert limited("x", 3.0, "u", **bounds).met is met
 
 

@@ -19,7 +19,7 @@ def metrics_of(expression: str) -> set[str]:
 
 
 def _names(node: Any) -> list[str]:
-    found = [node.name] if isinstance(node, promql_parser.VectorSelector) else []
+    found = [node.name] if isinstance(node, promql_parser.VectorSelector) and node.name else []
     for attribute in _CHILDREN:
         child = getattr(node, attribute, None)
         for item in child if isinstance(child, list) else [child]:

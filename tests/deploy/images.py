@@ -37,7 +37,7 @@ def requirement_file(target: str) -> Path:
     """The file with the requirements of an image, as its own pip command names it."""
     commands = " ".join(value for instruction, value in stages()[f"build-{target}"] if instruction == "RUN")
     (name,) = re.findall(r"pip install -r requirements/(\S+)", commands)
-    return FOLDER / "requirements" / name
+    return FOLDER / "requirements" / str(name)
 
 
 def requirements(target: str) -> list[Requirement]:

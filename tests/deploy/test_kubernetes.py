@@ -27,10 +27,10 @@ from replay_service.access import Role
 from replay_service.connection import RedisEndpoint, check
 from replay_service.credentials import write_credentials
 from replay_service.errors import RedisUnavailable
+from tests.certificates import OPENSSL, Authority
 from tests.conftest import WaitUntil
 from tests.deploy import compose_file, images
 from tests.ports import free_port
-from tests.replay_service.test_tls import OPENSSL, Authority
 
 FOLDER = images.ROOT / "deploy" / "kubernetes"
 VERSION = "1.36"

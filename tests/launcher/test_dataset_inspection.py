@@ -52,7 +52,7 @@ def test_an_ordinary_environment_is_asked_for_its_bounds(tmp_path: Path, capfd: 
 
 
 def test_nan_is_a_finding(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    broken = replace(EPISODES[0], rewards=np.float32([0, np.nan, 0, 0]))
+    broken = replace(EPISODES[0], rewards=np.array([0, np.nan, 0, 0], dtype=np.float32))
     assert cli.main(["dataset", "inspect", str(write_own(tmp_path / "a.npz", [broken, EPISODES[1]]))]) == 1
     out = words(capfd.readouterr().out)
     assert "BAD rewards: 1 of 5 values are NaN or infinite" in out

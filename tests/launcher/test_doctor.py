@@ -17,11 +17,12 @@ from launcher.run_settings import describe_differences
 from replay_service import wire
 from replay_service.config import RunConfig
 from replay_service.keys import Keys
-from replay_service.redis_client import RedisClient
+from replay_service.redis_client import Field, RedisClient
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import seed
 from replay_service.trajectory_stream import TrajectoryWriter
 from replay_service.weights_channel import WeightsChannel
+from tests.damaging_client import DamagingClient
 
 if TYPE_CHECKING:
     from tests.conftest import MakePolicyWeights, MakeTrajectory
@@ -96,10 +97,10 @@ def test_an_account_without_a_number_is_found(
 
 
 def test_a_message_that_vanished_is_found_although_no_counter_says_so(
-    sound_run: Path, redis_client: RedisClient, keys: Keys, run_config: RunConfig
+    sound_run: Path, redis_client: DamagingClient, keys: Keys, run_config: RunConfig
 ) -> None:
     middle = redis_client.xrange(keys.online)[1][0].decode()
-    redis_client.xdel(keys.online, middle)  # type: ignore[attr-defined]  # the project itself never deletes like this
+    redis_client.xdel(keys.online, middle)
     found = " | ".join(bad(examine(redis_client, run_config, sound_run)))
     assert "gaps in actors' sequences" in found
     assert "missing between messages" in found
@@ -218,7 +219,7 @@ def test_a_run_that_is_being_seeded_is_sound(
     make_trajectory: MakeTrajectory, tmp_path: Path,
 ) -> None:  # fmt: skip
     trajectory = make_trajectory(actor_id=0)
-    fields = {"a": 0, "e": 1, "s": 0, "n": 5, "f": 0, "m": wire.encode_trajectory(trajectory)}
+    fields: dict[str, Field] = {"a": 0, "e": 1, "s": 0, "n": 5, "f": 0, "m": wire.encode_trajectory(trajectory)}
     redis_client.xadd(keys.seed, fields)
     findings = examine(redis_client, run_config, tmp_path / "checkpoints")
     assert bad(findings) == []

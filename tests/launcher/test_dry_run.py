@@ -153,7 +153,8 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         make_run(disk / "run")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        for path, behavior in ((disk / "new" / "run", None), (disk / "run", "restart")):
+        starts: list[tuple[Path, RestartBehavior | None]] = [(disk / "new" / "run", None), (disk / "run", "restart")]
+        for path, behavior in starts:
             with pytest.raises(RunDirectoryError, match=r"cannot write the run directory .* is not writable for you"):
                 refuse_start(ExperimentConfig(run=RunConfig(env="pen")), path, behavior)
             with pytest.raises(RunDirectoryError, match="Read-only file system"):

@@ -14,11 +14,11 @@ from replay_service.access import OWN_REDIS_RULES
 from replay_service.config import RunConfig
 from replay_service.connection import PASSWORD_VARIABLE, RedisEndpoint
 from replay_service.keys import Keys
-from replay_service.redis_client import RedisClient
 from replay_service.run_state import RunStateStore, is_in_redis
+from tests.damaging_client import DamagingClient
 
 
-def put(redis_client: RedisClient, run: RunConfig, folder: Path) -> None:
+def put(redis_client: DamagingClient, run: RunConfig, folder: Path) -> None:
     RunStateStore(redis_client, Keys(run.run_id)).initialise(run)
     redis_client.hset(Keys(run.run_id).actor(3), "epoch", 1)
     redis_client.sadd(Keys(run.run_id).actors, 3)
@@ -26,14 +26,14 @@ def put(redis_client: RedisClient, run: RunConfig, folder: Path) -> None:
     RunDirectory(folder).config.write_text(ExperimentConfig(run=run).to_toml(), encoding="utf-8")
 
 
-def keys_of(run: RunConfig, redis_client: RedisClient) -> list[bytes]:
+def keys_of(run: RunConfig, redis_client: DamagingClient) -> list[bytes]:
     prefix = Keys(run.run_id).run.removesuffix("run").encode()
-    return [name for name in redis_client.scan_iter(match="*", count=100) if name.startswith(prefix)]
+    return [name for name in redis_client.scan_iter(count=100) if name.startswith(prefix)]
 
 
 @pytest.mark.parametrize("suffix", ["", "[1]*?"])
 def test_its_keys_are_deleted_and_no_others(
-    redis_client: RedisClient, redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path: Path,
+    redis_client: DamagingClient, redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, suffix: str,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(PASSWORD_VARIABLE, redis_endpoint.password)
@@ -49,7 +49,7 @@ def test_its_keys_are_deleted_and_no_others(
 
 
 def test_a_user_with_no_more_rights_than_a_run_needs_can_do_it(
-    redis_client: RedisClient, redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path: Path,
+    redis_client: DamagingClient, redis_endpoint: RedisEndpoint, run_config: RunConfig, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     redis_client.execute_command("ACL", "SETUSER", "limited", "on", ">secret", *OWN_REDIS_RULES.split())

@@ -21,6 +21,7 @@ from replay_service.keys import Keys
 from replay_service.process_identity import ProcessIdentity
 from replay_service.redis_server import EmbeddedRedis, find_server
 from replay_service.run_state import RunStateStore
+from tests.damaging_client import connect_damaging
 from tests.faults import no_memory
 
 _DEADLINE_S = 120.0
@@ -46,12 +47,14 @@ def store(server: EmbeddedRedis, run_config: RunConfig) -> RunStateStore:
 @contextmanager
 def busy(server: EmbeddedRedis) -> Iterator[None]:
     """Redis runs a script that does not end, and has noticed."""
-    admin = connect(server.endpoint)
+    admin = connect_damaging(server.endpoint)
     admin.execute_command("CONFIG", "SET", "lua-time-limit", "10")
 
     def run_for_ever() -> None:
         with pytest.raises(redis.exceptions.ResponseError):
-            connect(server.endpoint, reply_timeout_s=_DEADLINE_S).execute_command("EVAL", "while true do end", "0")
+            connect_damaging(server.endpoint, reply_timeout_s=_DEADLINE_S).execute_command(
+                "EVAL", "while true do end", "0"
+            )
 
     def is_busy() -> bool:
         try:
@@ -133,7 +136,7 @@ def test_a_run_that_is_damaged_or_gone_is_an_error_and_no_hindrance_at_the_end(
     with pytest.raises(DamagedState):
         link.read()
     assert not link.try_to(link.read)
-    connect(server.endpoint).execute_command("FLUSHALL")
+    connect_damaging(server.endpoint).execute_command("FLUSHALL")
     with pytest.raises(RunDirectoryError, match="holds no run"):
         link.read()
     assert not link.try_to(link.read)

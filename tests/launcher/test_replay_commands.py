@@ -199,7 +199,8 @@ def test_actions_are_exported_in_the_environments_bounds_and_come_back(tmp_path:
     actions = np.array([[0.5], [-1.0], [1.7]], dtype=np.float32)
     draw = np.random.default_rng(0)
     observations = draw.standard_normal((4, 3)).astype(np.float32)
-    trajectory = Trajectory(observations, actions, np.float32([-1, -2, -3]), False, True, Origin(0, 1, 0, 1, 0, 0))
+    rewards = np.array([-1, -2, -3], dtype=np.float32)
+    trajectory = Trajectory(observations, actions, rewards, False, True, Origin(0, 1, 0, 1, 0, 0))
     with made_run(tmp_path / "run", ExperimentConfig(run=PENDULUM)) as (_directory, client):
         fill_streams(client, PENDULUM, [trajectory], None)
     output = tmp_path / "swing-v0"

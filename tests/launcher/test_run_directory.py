@@ -135,7 +135,7 @@ def test_a_directory_is_held_by_one_process_and_free_when_that_process_is_killed
         assert found["pid"] == holder.pid
         for behavior in ("resume", "restart", "overwrite"):
             with pytest.raises(RunDirectoryError, match=f"in use by the launcher with process id {holder.pid}"):
-                prepare(run.path, behavior)  # type: ignore[arg-type]
+                prepare(run.path, behavior)
         holder.kill()
     assert run.holder() is None
     with run.held():

@@ -12,6 +12,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import LearnerReport, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.weights_channel import WeightsChannel
+from tests.damaging_client import DamagingClient
 from tests.launcher import made_snapshots
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def test_a_reader_takes_up_the_newest_reports_and_follows_on(
 
 
 def test_an_evaluation_that_redis_forgot_and_was_told_again_is_shown_once(
-    state: RunStateStore, redis_client: RedisClient, keys: Keys
+    state: RunStateStore, redis_client: DamagingClient, keys: Keys
 ) -> None:
     reader, reports = SnapshotReader(redis_client, keys), Reports(redis_client, keys)
     for seconds in (1.0, 2.0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,7 @@ class TestEachRoleCanDoItsWork:
         assert release(keys=[keys.counters, keys.actor(0)], args=[0]) == 10
         reports = Reports(client, keys)
         assert [actor.actor_id for actor in reports.actors()] == [0]
-        assert list(reports.evaluations()) == list(reports.learner_reports()) == []
+        assert list(reports.evaluations()) == [] == list(reports.learner_reports())
         assert client.info("memory")["used_memory"] > 0
         assert state.endpoints() == {}
         assert state.read().phase is Phase.ONLINE
@@ -208,9 +209,9 @@ def test_no_role_reaches_another_run(as_role: As, admin: Any, role: Role) -> Non
     for other in (Keys("other"), Keys(RUN_ID + "2"), Keys("run of Jörg's [aXb] (1)"), Keys("x}:" + RUN_ID)):
         admin.hset(other.run, "phase", "online")
         client = as_role(role)
-        refused(lambda client=client, other=other: client.hget(other.run, "phase"))
-        refused(lambda client=client, other=other: client.hset(other.endpoints, "a", "b"))
-        refused(lambda client=client, other=other: client.xadd(other.online, {"m": "x"}))
+        refused(partial(client.hget, other.run, "phase"))
+        refused(partial(client.hset, other.endpoints, "a", "b"))
+        refused(partial(client.xadd, other.online, {"m": "x"}))
         admin.delete(other.run)
 
 
@@ -222,7 +223,7 @@ class TestAnActorMayNot:
     def test_publish_weights(self, actor: Any, keys: Keys, make_policy_weights: MakePolicyWeights) -> None:
         refused(lambda: WeightsChannel(actor, keys).publish(make_policy_weights(1)))
         for command in (("SET", keys.weights, "x"), ("APPEND", keys.weights, "x"), ("DEL", keys.weights)):
-            refused(lambda command=command: actor.execute_command(*command))
+            refused(partial(actor.execute_command, *command))
 
     def test_change_the_run_s_state(self, actor: Any, keys: Keys, state: RunStateStore) -> None:
         before = state.read()
@@ -243,14 +244,14 @@ class TestAnActorMayNot:
             "return redis.call('FLUSHALL')",
             "return redis.call('CONFIG', 'GET', '*')",
         ):
-            refused(lambda text=text: actor.register_script(text)(keys=[keys.run], args=[]))
+            refused(partial(actor.register_script(text), keys=[keys.run], args=[]))
         assert state.read() == before
 
     def test_read_the_seed_data_or_write_what_others_report(self, actor: Any, keys: Keys) -> None:
         refused(lambda: actor.xrange(keys.seed))
         refused(lambda: actor.hget(keys.seed_info, "steps"))
         for name in (keys.seed, keys.evaluations, keys.evaluation_requests, keys.learner_reports, keys.quarantine):
-            refused(lambda name=name: actor.xadd(name, {"json": "{}"}))
+            refused(partial(actor.xadd, name, {"json": "{}"}))
         refused(lambda: actor.hincrby(keys.evaluation_counters, "evaluations_done", 1))
 
     def test_put_a_key_of_another_kind_in_the_place_of_one(self, actor: Any, keys: Keys) -> None:
@@ -264,7 +265,7 @@ class TestAnActorMayNot:
     def test_empty_the_stream_at_one_blow(self, actor: Any, keys: Keys) -> None:
         for command in (("DEL", keys.online), ("UNLINK", keys.online), ("XTRIM", keys.online, "MAXLEN", "0"),
                         ("EXPIRE", keys.online, "1"), ("RENAME", keys.online, keys.actors)):  # fmt: skip
-            refused(lambda command=command: actor.execute_command(*command))
+            refused(partial(actor.execute_command, *command))
 
 
 class TestTheEvaluatorMayNot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,10 +44,14 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
+Serve = Callable[[str], int]
+"""Serve at a host; the port."""
+
+
 @pytest.fixture(params=["metrics", "service discovery"])
 def serve(
     request: pytest.FixtureRequest, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[object]:
+) -> Iterator[Serve]:
     servers: list[DiscoveryServer] = []
 
     def begin(host: str) -> int:
@@ -68,7 +72,7 @@ def test_the_default_is_the_loopback_interface() -> None:
     assert RunConfig().metrics_host == "127.0.0.1"
 
 
-def test_nobody_outside_reaches_it_by_default(serve, outside: str, request: pytest.FixtureRequest) -> None:  # type: ignore[no-untyped-def]
+def test_nobody_outside_reaches_it_by_default(serve: Serve, outside: str, request: pytest.FixtureRequest) -> None:
     port = serve(RunConfig().metrics_host)
     path = "targets" if "discovery" in request.node.name else "metrics"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=PATIENCE_S) as answer:
@@ -77,14 +81,14 @@ def test_nobody_outside_reaches_it_by_default(serve, outside: str, request: pyte
         socket.create_connection((outside, port), timeout=PATIENCE_S)
 
 
-def test_it_is_open_where_the_user_asks_for_it(serve, outside: str) -> None:  # type: ignore[no-untyped-def]
+def test_it_is_open_where_the_user_asks_for_it(serve: Serve, outside: str) -> None:
     with socket.create_connection((outside, serve("0.0.0.0")), timeout=PATIENCE_S):
         pass
 
 
 def test_node_means_this_machine_s_address_in_its_cluster(
-    serve, outside: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:  # type: ignore[no-untyped-def]
+    serve: Serve, outside: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setenv(NODE_ADDRESS_VARIABLE, outside)
     path = "targets" if "discovery" in request.node.name else "metrics"
     refused = 0

@@ -136,6 +136,6 @@ class TestSpec:
 
     @pytest.mark.parametrize("missing", ["max_episode_steps", "observation_dim", "action_dim"])
     def test_a_shape_that_was_never_filled_in_is_named(self, missing: str) -> None:
-        shape = {"max_episode_steps": 200, "observation_dim": 39, "action_dim": 30, missing: 0}
+        shape: dict[str, Any] = {"max_episode_steps": 200, "observation_dim": 39, "action_dim": 30, missing: 0}
         with pytest.raises(ConfigError, match="launcher up"):
             _ = RunConfig(environment=EnvironmentConfig(**shape)).spec

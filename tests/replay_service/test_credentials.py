@@ -108,7 +108,7 @@ def test_a_short_password_and_a_run_without_a_name_are_refused(tmp_path: Path) -
 def test_the_program_names_its_files_and_no_password(run_config: RunConfig, tmp_path: Path) -> None:
     config, folder = tmp_path / "run.toml", tmp_path / "secrets"
     config.write_text(tomli_w.dumps(asdict(run_config)))
-    program = [sys.executable, "-m", "replay_service.credentials", "--config", config, "--output"]
+    program = [sys.executable, "-m", "replay_service.credentials", "--config", str(config), "--output"]
     done = subprocess.run([*program, folder], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "users.acl" in done.stdout

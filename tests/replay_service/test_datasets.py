@@ -65,7 +65,7 @@ def write_minari(path: Path, episodes: list[Episode]) -> Path:
 def flat_rows(episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As D4RL and DAPG store it: the last observation has an action and a reward of its own that lead nowhere."""
     actions = np.concatenate([episode.actions, np.zeros((1, 2), dtype=np.float32)])
-    return episode.observations, actions, np.concatenate([episode.rewards, np.float32([9.0])])
+    return episode.observations, actions, np.concatenate([episode.rewards, np.array([9.0], dtype=np.float32)])
 
 
 def write_d4rl(path: Path, episodes: list[Episode]) -> Path:
@@ -199,7 +199,7 @@ def test_binary_tasks_recompute_rewards_clip_actions_and_never_terminate(tmp_pat
     observations = np.zeros((4, 39), dtype=np.float32)
     observations[2:, 28] = 1.4  # the door's hinge, radians
     actions = np.full((3, 28), 1.37, dtype=np.float32)
-    episode = Episode(observations, actions, np.float32([7, 7, 7]), terminated=True, truncated=False)
+    episode = Episode(observations, actions, np.array([7, 7, 7], dtype=np.float32), terminated=True, truncated=False)
     write_npz(tmp_path / "x.npz", [episode], {})
     (loaded,) = load_dataset([str(tmp_path / "x.npz")], spec=task_spec("door")).episodes
     assert loaded.rewards.tolist() == [-1.0, 0.0, 0.0]
@@ -211,7 +211,7 @@ def test_binary_tasks_recompute_rewards_clip_actions_and_never_terminate(tmp_pat
 def test_actions_are_brought_from_the_environments_bounds_to_the_policys(tmp_path: Path) -> None:
     recorded = make_episode(4)
     low, high = (-2.0, 0.0), (2.0, 10.0)
-    stored = np.float32(low) + (recorded.actions + 1) / 2 * (np.float32(high) - np.float32(low))
+    stored = np.array(low) + (recorded.actions + 1) / 2 * (np.array(high) - np.array(low))
     write_own(tmp_path / "x", [spoil(recorded, actions=stored.astype(np.float32))])
     (episode,) = load_dataset([str(tmp_path / "x")], spec=SPEC, action_bounds=(low, high)).episodes
     np.testing.assert_allclose(episode.actions, recorded.actions, atol=1e-6)

@@ -66,7 +66,8 @@ def test_actions_beyond_the_bounds_and_nan_are_counted(tmp_path: Path) -> None:
     actions = np.array([[0.5, -1.5], [1.0, -1.0], [2.0, 0.0], [0.0, 0.0]], dtype=np.float32)
     observations = EPISODES[0].observations.copy()
     observations[2, 1], observations[3, 0] = np.nan, np.inf
-    episode = replace(EPISODES[0], actions=actions, observations=observations, rewards=np.float32([1, np.nan, 1, 1]))
+    rewards = np.array([1, np.nan, 1, 1], dtype=np.float32)
+    episode = replace(EPISODES[0], actions=actions, observations=observations, rewards=rewards)
     path = str(write_own(tmp_path / "a.npz", [episode]))
     facts = inspect_dataset(path)
     assert facts.actions_outside == 2 / 8

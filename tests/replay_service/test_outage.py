@@ -94,7 +94,7 @@ class Actor:
         def work() -> None:
             for sequence in range(MESSAGES):
                 self.may_send.wait()
-                waiting.until_answered(lambda s=sequence: writer.append(make(s), want_steps=0))
+                waiting.until_answered(partial(writer.append, make(sequence), want_steps=0))
                 self.sent += 1
 
         self.thread = threading.Thread(target=work, daemon=True)
@@ -217,7 +217,7 @@ CODES = {
 
 def as_told(reply: str) -> Exception:
     """An error as redis-py makes it of Redis's reply."""
-    error: Exception = BaseParser.parse_error(reply)
+    error: Exception = BaseParser.parse_error(reply)  # type: ignore[no-untyped-call]
     return error
 
 

@@ -23,6 +23,7 @@ from replay_service.trajectory_stream import (
     TrajectoryWriter,
     parse_entry,
 )
+from tests.damaging_client import DamagingClient
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrajectory
@@ -159,7 +160,7 @@ class TestQuarantine:
 
     def test_an_entry_that_went_another_way_is_no_step(
         self, writer: TrajectoryWriter, reader: TrajectoryReader, quarantine: Quarantine, state: RunStateStore,
-        redis_client: RedisClient, keys: Keys, make_trajectory: MakeTrajectory,
+        redis_client: DamagingClient, keys: Keys, make_trajectory: MakeTrajectory,
     ) -> None:  # fmt: skip
         for sequence in (0, 1):
             self.append_nan(writer, make_trajectory(sequence, steps=7))

@@ -36,6 +36,7 @@ from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Repor
 from replay_service.run_state import Phase, RunState, RunStateStore
 from replay_service.waits import WaitSeconds
 from tests.conftest import PATIENCE_S, WaitUntil
+from tests.damaging_client import DamagingClient
 from tests.faults import fill, small_disk
 
 IDENTITY = RunIdentity(run_id="night", env="pen", preset="published", seed=7)
@@ -374,7 +375,7 @@ class TestRecorder:
 
     def test_an_evaluation_that_redis_forgot_and_was_told_again_counts_once(
         self, open_recorder: Callable[[], Recorder], reports: Reports, state: RunStateStore, tmp_path: Path,
-        redis_client: RedisClient, keys: Keys,
+        redis_client: DamagingClient, keys: Keys,
     ) -> None:  # fmt: skip
         recorder = open_recorder()
         for version in (1, 2):

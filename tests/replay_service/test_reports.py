@@ -12,6 +12,7 @@ from replay_service.redis_client import RedisClient
 from replay_service.reports import ActorLedger, Evaluation, LearnerReport, Reports
 from replay_service.run_state import RunStateStore
 from replay_service.trajectory_stream import EpisodeOutcome, TrajectoryWriter
+from tests.damaging_client import DamagingClient
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrajectory
@@ -174,7 +175,7 @@ class TestLedgers:
 
     @pytest.mark.parametrize("written", ["", "a", "1.5", "1e3", "9" * 40, "\N{SUPERSCRIPT TWO}", " 1"])
     def test_an_account_that_somebody_has_written_into_is_read_and_named(
-        self, reports: Reports, online_state: RunStateStore, redis_client: RedisClient, keys: Keys, written: str,
+        self, reports: Reports, online_state: RunStateStore, redis_client: DamagingClient, keys: Keys, written: str,
         spec: ExperienceSpec,
     ) -> None:  # fmt: skip
         for actor_id in (0, 1):

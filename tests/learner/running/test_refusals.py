@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from learner.learner import PROCESS_NAME
+from learner.session import PROCESS_NAME
 from replay_service.config import ReplayConfig, RunConfig
 from replay_service.errors import ConfigError
 from replay_service.run_state import RunStateStore

@@ -25,6 +25,7 @@ from replay_service.reports import Evaluation, Reports
 from replay_service.run_state import Phase, RunStateStore
 from replay_service.seeding import SeedInfo, seed
 from replay_service.weights_channel import WeightsChannel
+from tests.damaging_client import DamagingClient
 from tests.learner.running.driving import (
     CONFIG,
     CPU,
@@ -54,7 +55,7 @@ class TestStopAndResume:
         wait_for_phase(state, Phase.ONLINE, wait_until)
 
     def test_in_an_offline_phase_whose_data_redis_has_forgotten_in_part(
-        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, start_learner: StartLearner,
+        self, seeded_state: RunStateStore, redis_client: DamagingClient, keys: Keys, start_learner: StartLearner,
         wait_until: WaitUntil, caplog: pytest.LogCaptureFixture,
     ) -> None:  # fmt: skip
         (newest, _fields), *_older = redis_client.xrevrange(keys.seed)
@@ -279,7 +280,7 @@ class TestStopAndResume:
 
 class TestAVersionThatRedisLost:
     def test_is_published_again_with_its_evaluation(
-        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        self, seeded_state: RunStateStore, redis_client: DamagingClient, keys: Keys, run_config: RunConfig,
         start_learner: StartLearner, wait_until: WaitUntil,
     ) -> None:  # fmt: skip
         start_learner(config=replace(CONFIG, evaluated_average_rate=0.01))
@@ -295,7 +296,7 @@ class TestAVersionThatRedisLost:
         assert seeded_state.read().phase is Phase.ONLINE
 
     def test_an_earlier_one_that_was_to_be_judged_is_asked_for_again(
-        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        self, seeded_state: RunStateStore, redis_client: DamagingClient, keys: Keys, run_config: RunConfig,
         start_learner: StartLearner, drive: DriveRun, wait_until: WaitUntil,
     ) -> None:  # fmt: skip
         learner = start_learner()
@@ -319,7 +320,7 @@ class TestAVersionThatRedisLost:
         assert seeded_state.read().evaluations_waiting == 2
 
     def test_the_untrained_one_is_asked_for_again(
-        self, seeded_state: RunStateStore, redis_client: RedisClient, keys: Keys, run_config: RunConfig,
+        self, seeded_state: RunStateStore, redis_client: DamagingClient, keys: Keys, run_config: RunConfig,
         start_learner: StartLearner, wait_until: WaitUntil,
     ) -> None:  # fmt: skip
         learner = start_learner(run=replace(run_config, num_offline_steps=10**9))
