@@ -36,14 +36,14 @@ def benchmark(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """`python -m benchmarks.learning_curves` on the run directories in a folder."""
     command = [sys.executable, "-m", "benchmarks.learning_curves", "--data", str(folder / "data")]
     command += ["--runs", str(folder / "runs")]
-    return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
 
 
 def make_run(run: ExperimentRun, *more: str, **summary: object) -> None:
     """A run directory as its launcher leaves it: the real configuration of the command, and a summary."""
     run.directory.path.mkdir(parents=True)
     command = [sys.executable, "-m", *run.command, *more, "--dry-run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run.directory.config.write_text(done.stdout, encoding="utf-8")
     run.directory.summary.write_text(json.dumps(summary), encoding="utf-8")
@@ -186,7 +186,7 @@ def test_a_dataset_that_is_not_there_is_named_before_anything_is_started(tmp_pat
 def test_the_demonstrations_that_are_kept_here_are_whole(env: str) -> None:
     path = DATA / DEMONSTRATIONS[env]
     facts = subprocess.run(
-        [sys.executable, "-m", "launcher", "dataset", "inspect", path], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "launcher", "dataset", "inspect", path], capture_output=True, text=True
     )
     assert facts.returncode == 0, facts.stderr
     assert read_npz_metadata(path)["fingerprint"] in facts.stdout

@@ -116,7 +116,7 @@ class Machine:
         """Run a service to its end, as `docker compose run` does."""
         environment = self.environment(service, service)
         return subprocess.run(
-            self.command(service), env=environment, cwd=self.folder, capture_output=True, text=True, timeout=120
+            self.command(service), env=environment, cwd=self.folder, capture_output=True, text=True, timeout=240
         )
 
     def is_healthy(self, service: str, name: str = "") -> bool:
@@ -125,7 +125,10 @@ class Machine:
         assert kind == "CMD"
         command = [self.here(service, word) for word in words]
         environment = self.environment(service, name or service)
-        return subprocess.run(command, env=environment, capture_output=True, timeout=30).returncode == 0
+        try:
+            return subprocess.run(command, env=environment, capture_output=True, timeout=30).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def wait_until_healthy(self, service: str, name: str = "", timeout_s: float = 120.0) -> None:
         name = name or service

@@ -94,7 +94,7 @@ def test_auto_is_taken_from_everywhere_and_written_as_a_number(way: str, tmp_pat
         (tmp_path / "run.toml").write_text('actors = "auto"\n', encoding="utf-8")
         words += ["--config", str(tmp_path / "run.toml")]
     done = subprocess.run(
-        [sys.executable, "-m", "launcher", "up", *words], capture_output=True, text=True, env=environment, timeout=110
+        [sys.executable, "-m", "launcher", "up", *words], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert tomllib.loads(done.stdout)["actors"] >= FEWEST_ACTORS

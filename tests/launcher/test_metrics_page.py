@@ -81,4 +81,4 @@ def test_the_page_is_written_where_one_says(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_command_line_does_not_load_torch_for_it() -> None:
     program = "import sys; import launcher.metrics_page; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

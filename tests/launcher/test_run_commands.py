@@ -16,6 +16,7 @@ import pytest
 
 from launcher import cli
 from launcher.run_directory import RunDirectory
+from replay_service.data_lock import is_served
 from tests.faults import bound_by_modes
 from tests.launcher.made_run import service_at_work
 
@@ -149,14 +150,22 @@ def test_roles_without_a_launcher_are_not_called_down(
 
 @pytest.mark.parametrize(("command", "code"), [("down", 0), ("scale", 2), ("watch", 2), ("attach", 2)])
 def test_roles_that_end_because_their_launcher_was_killed_are_not_called_anybody_elses(
-    command: str, code: int, stopped: RunDirectory, capfd: pytest.CaptureFixture[str]
+    command: str,
+    code: int,
+    stopped: RunDirectory,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = COMMANDS_THAT_NEED_A_LAUNCHER[command]
     with service_at_work(stopped) as service:
-        end = threading.Timer(0.3, service.kill)
-        end.start()
+
+        def killed_meanwhile(folder: Path, name: str, *, for_s: float = 0.0) -> bool:
+            if for_s > 0:
+                threading.Timer(0.3, service.kill).start()
+            return is_served(folder, name, for_s=for_s)
+
+        monkeypatch.setattr("launcher.run_directory.is_served", killed_meanwhile)
         assert cli.main([words[0], str(stopped.path), *words[1:]]) == code
-        end.join()
     out, err = capfd.readouterr()
     assert f"{stopped.path} is not running" in out + err
     assert err.startswith(f"a replay service still runs on {stopped.path}: waiting for its end\n")

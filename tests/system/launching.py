@@ -93,14 +93,14 @@ class Launched:
         return found
 
     def state(self) -> RunState:
-        client = connect(RedisEndpoint.load(self.run_dir / "redis" / "connection.json"), reply_timeout_s=5.0)
+        client = connect(RedisEndpoint.load(self.run_dir / "redis" / "connection.json"))
         try:
             return RunStateStore(client, Keys(load_run_config(self.run_dir / "config.toml").run_id)).read()
         finally:
             client.close()
 
     def processes(self) -> dict[str, ProcessIdentity]:
-        client = connect(RedisEndpoint.load(self.run_dir / "redis" / "connection.json"), reply_timeout_s=5.0)
+        client = connect(RedisEndpoint.load(self.run_dir / "redis" / "connection.json"))
         try:
             return RunStateStore(client, Keys(load_run_config(self.run_dir / "config.toml").run_id)).processes()
         finally:

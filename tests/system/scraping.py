@@ -17,9 +17,11 @@ from replay_service.keys import Keys
 from tests.ports import free_port
 from tests.system.launching import Launched
 
+REPLY_TIMEOUT_S = 30.0
+
 
 def fetch(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as reply:
+    with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S) as reply:
         return json.load(reply)
 
 

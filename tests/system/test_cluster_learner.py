@@ -22,7 +22,7 @@ from tests.system.cluster import (
     share_token,
     start_ray,
 )
-from tests.system.launching import wait_until
+from tests.system.launching import PATIENCE_S, wait_until
 from tests.system.machines import Machine
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -82,7 +82,7 @@ def test_a_learner_goes_on_where_its_checkpoints_are(cluster: list[Machine], tmp
 
     # Stopped in order, and resumed while the learner's machine is away: told at once, and nothing is begun anew.
     first.run(f"launcher down {RUN}")
-    assert run.process.wait(60) == 0
+    assert run.process.wait(PATIENCE_S) == 0
     second.power_off()
     wait_until(lambda: "/3.0 CPU" in first.run(STEPS[3][2]), "Ray to count it no more")
     assert "the checkpoints of this run are on 10.0.0.2" in refused(
@@ -115,5 +115,5 @@ def test_on_a_shared_disk_the_learner_moves_to_another_machine(tmp_path: Path) -
         run.until(lambda: "resume proved" in log.read_text(), "the learner to go on from its checkpoint")
         run.goes_on()
         first.run(f"launcher down {RUN}")
-        assert run.process.wait(60) == 0
+        assert run.process.wait(PATIENCE_S) == 0
         assert "sound" in first.run(STEPS[6][2]).splitlines()[-1]

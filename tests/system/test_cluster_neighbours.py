@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from tests.system.cluster import ENDLESS, RUN, SMALL_JOB, STEPS, ClusterRun, cluster_of, refused, share_token, start_ray
+from tests.system.launching import PATIENCE_S
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -43,7 +44,7 @@ def test_a_run_beside_another_waits_for_its_end(tmp_path: Path) -> None:
         two.until(lambda: two.says("waiting for room", 0), "the second run to wait")
         one.goes_on(200)
         machine.run(f"launcher down {one.path}")
-        assert one.process.wait(60) == 0
+        assert one.process.wait(PATIENCE_S) == 0
         assert two.process.wait(300) == 0, two.text
         for run in (one, two):
             assert "sound" in machine.run(f"launcher doctor {run.path}").splitlines()[-1]

@@ -12,7 +12,7 @@ import yaml
 
 from replay_service.config_file import load_run_config
 from tests.system.conftest import Start
-from tests.system.launching import SMALL_PEN
+from tests.system.launching import PATIENCE_S, SMALL_PEN
 from tests.system.scraping import discovery_url, prometheus, samples
 
 pytestmark = [
@@ -26,7 +26,6 @@ pytestmark = [
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
-PATIENCE_S = 120.0
 
 
 def expressions(run_id: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from replay_service.experience import ExperienceSpec
 from tests.conftest import WaitUntil
 from tests.system.launching import launcher, launcher_command
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 ROLLOUT = ("dataset", "rollout", "--env", "pen")
 
@@ -60,7 +60,6 @@ def python(*words: object, cwd: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.timeout(600)
 def test_policies_cloned_beside_each_other_are_those_cloned_one_after_the_other(tmp_path: Path) -> None:
     source = shipped_path("pen")
     sizes = ("--policies", 3, "--bc-steps", 20, "--episodes", 3, "--seed", 7)

@@ -44,10 +44,11 @@ def test_runs_are_bit_identical_also_when_killed_and_resumed(start: Start, tmp_p
     kill(role_pids(bumpy.run_dir, "actors actor")[-1])
     bumpy.wait_until(lambda state: state.env_steps >= 1_500)
     kill(role_pids(bumpy.run_dir, "learner")[0])
-    # Within a turn the last that Redis has written are its messages.
-    bumpy.wait_until(lambda state: state.env_steps >= 2_200 and state.env_steps % A_TURN > 0)
     redis.forget(30_000)  # a message of 70 steps and a part of the one before it
-    kill(bumpy.processes()["redis"].pid)
+    server = bumpy.processes()["redis"]
+    # Within a turn the last that Redis has written are its messages; so it is killed at once.
+    bumpy.wait_until(lambda state: state.env_steps >= 2_200 and state.env_steps % A_TURN > 0)
+    kill(server.pid)
     bumpy.wait_until(lambda state: state.env_steps >= 3_000)
     assert redis.has_forgotten
     assert messages_sent_again(bumpy.run_dir) > 0

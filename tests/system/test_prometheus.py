@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.system.conftest import Start
 from tests.system.launching import SMALL_PEN, wait_until
-from tests.system.scraping import discovery_url, fetch, prometheus, samples
+from tests.system.scraping import REPLY_TIMEOUT_S, discovery_url, fetch, prometheus, samples
 
 pytestmark = [
     pytest.mark.system,
@@ -25,6 +26,20 @@ pytestmark = [
 PROCESSES = {"replay", "learner", "evaluator", "actor-0", "actor-1"}
 
 
+def all_groups(url: str) -> list[dict[str, Any]]:
+    """What discovery tells once it names every process: an actor may start after another's first episodes."""
+    groups: list[dict[str, Any]] = []
+
+    def names_all() -> bool:
+        nonlocal groups
+        groups = fetch(url)
+        return {group["labels"]["process"] for group in groups} >= PROCESSES
+
+    wait_until(names_all, "discovery to name every process", told=lambda: str(groups))
+    assert {group["labels"]["process"] for group in groups} == PROCESSES
+    return groups
+
+
 def query(address: str, expression: str) -> dict[str, float]:
     """Value by process name."""
     return {i["metric"].get("process", ""): float(i["value"][1]) for i in samples(address, expression)}
@@ -34,32 +49,34 @@ def test_prometheus_scrapes_every_process_that_discovery_names(start: Start, tmp
     run = start(*SMALL_PEN, "--num-env-steps", "100000")
     run.wait_until(lambda state: state.env_steps >= 1000 and state.evaluations_done >= 1)
     url = discovery_url(run)
-    groups = fetch(url)
-    assert {group["labels"]["process"] for group in groups} == PROCESSES
+    groups = all_groups(url)
     assert {group["labels"]["role"] for group in groups} == {"replay", "learner", "evaluator", "actor"}
 
     with prometheus(tmp_path, url) as address:
 
-        def up() -> dict[str, float]:
+        def asked(expression: str) -> dict[str, float]:
             try:
-                return query(address, "up")
+                return query(address, expression)
             except OSError:
                 return {}  # Prometheus still starts
 
-        all_up = dict.fromkeys(PROCESSES, 1.0)
-        wait_until(lambda: up() == all_up, "a scrape of every process", pause_s=0.5, told=lambda: str(up()))
-        assert query(address, "awac_replay_env_steps_total")["replay"] >= 1000
-        assert query(address, "awac_learner_grad_steps_total")["learner"] > 0
-        stored = query(address, "awac_actor_env_steps_total")
-        assert set(stored) == {"actor-0", "actor-1"}
-        assert query(address, "awac_evaluations_total")["evaluator"] >= 1
+        def scraped() -> bool:
+            return (
+                asked("up") == dict.fromkeys(PROCESSES, 1.0)
+                and asked("awac_replay_env_steps_total").get("replay", 0.0) >= 1000
+                and asked("awac_learner_grad_steps_total").get("learner", 0.0) > 0
+                and set(asked("awac_actor_env_steps_total")) == {"actor-0", "actor-1"}
+                and asked("awac_evaluations_total").get("evaluator", 0.0) >= 1
+            )
+
+        wait_until(scraped, "a scrape of every process", pause_s=0.5, told=lambda: str(asked("up")))
 
 
 def test_metric_names_and_help_texts_pass_promtool(start: Start) -> None:
     run = start(*SMALL_PEN, "--num-env-steps", "100000")
     run.wait_until(lambda state: state.evaluations_done >= 1 and state.env_steps > 0)
-    for group in fetch(discovery_url(run)):
-        with urllib.request.urlopen(f"http://{group['targets'][0]}/metrics", timeout=5) as reply:
+    for group in all_groups(discovery_url(run)):
+        with urllib.request.urlopen(f"http://{group['targets'][0]}/metrics", timeout=REPLY_TIMEOUT_S) as reply:
             text = reply.read()
         checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr

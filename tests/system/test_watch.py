@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import Start
-from tests.system.launching import PATIENCE_S, SMALL_PEN, launcher, launcher_command
+from tests.system.launching import PATIENCE_S, SMALL_PEN, launcher, launcher_command, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -39,10 +39,12 @@ def test_watch_follows_a_run_and_ends_with_it(start: Start) -> None:
     run = start(*SMALL_PEN, "--num-env-steps", "100000", "--utd-ratio", "0.5")
     run.wait_until(lambda state: state.env_steps >= 600)
 
-    once = launcher("watch", run.run_dir, "--once")
-    assert "fine-tuning online" in once.stdout
-    assert "2 of 2 alive" in once.stdout
-    assert "\x1b" not in once.stdout
+    def once() -> str:
+        return launcher("watch", run.run_dir, "--once").stdout
+
+    wait_until(lambda: "2 of 2 alive" in once(), "the second actor", told=once)
+    assert "fine-tuning online" in once()
+    assert "\x1b" not in once()
 
     # In a terminal of 80 x 24 it draws the screen; Ctrl-C leaves it, and the run goes on.
     master, slave = pty.openpty()

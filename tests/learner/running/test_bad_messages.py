@@ -72,7 +72,12 @@ class TestBadMessages:
         learner = start_learner(prepare=let_one_arrive_late)
         driving.until(learner, lambda s: s.env_steps == run_config.num_env_steps - 10 or bool(arrived))
         wait_until(lambda: bool(arrived), "the learner to ask for the number of stored steps")
-        wait_until(lambda: seeded_state.read().online_grad_steps >= 90, "the updates for 110 good steps")
+
+        def has_caught_up() -> bool:
+            state = seeded_state.read()
+            return state.quarantined_steps == 10 and state.online_grad_steps >= 90
+
+        wait_until(has_caught_up, "the updates for 110 good steps")
         waiting = seeded_state.read()
         assert (waiting.phase, waiting.env_steps, waiting.online_grad_steps) == (Phase.ONLINE, 110, 90)
         driving.until_finished(learner)

@@ -307,9 +307,13 @@ class TestAVersionThatRedisLost:
 
         def is_idle() -> bool:  # or it would be in the middle of a publication, which a Redis that dies cuts off
             state = seeded_state.read()
-            return state.online_grad_steps == state.env_steps - state.initial_env_steps
+            published = 1 + state.online_grad_steps // CONFIG.publish_every_grad_steps
+            return (state.online_grad_steps, state.policy_version) == (
+                state.env_steps - state.initial_env_steps,
+                published,
+            )
 
-        wait_until(is_idle, "the learner to have done all updates")
+        wait_until(is_idle, "the learner to have done all updates, and published")
         with redis_client.pipeline(transaction=True) as pipe:
             pipe.hset(keys.run, mapping={"policy_version": 0, "evaluations_requested": 1})
             pipe.xtrim(keys.evaluation_requests, maxlen=0)
